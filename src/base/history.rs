@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 
 /// Generations that are remembered, and failures of each.
 const GENERATIONS: usize = 50;
@@ -140,14 +140,13 @@ fn notes(words: &[(&str, &str)]) -> Vec<Note> {
     let steps =
         || words.iter().filter_map(|(key, ms)| Some((key.strip_prefix("step.")?.to_owned(), number(ms)?)));
     let text = |value: &str| percent_decode_str(value).decode_utf8_lossy().into_owned();
-    let failed = words.iter().find(|(key, _)| *key == "failed").and_then(|(_, at)| number(at));
-    if let Some(at) = failed {
-        let reason = words.iter().find(|(key, _)| *key == "reason").map_or("", |(_, reason)| reason);
-        return vec![Note::Failed(FailedHandover { at, reason: text(reason), steps: steps().collect() })];
+    let of = |key: &str| value_of(words, key);
+    if let Some(at) = of("failed").and_then(number) {
+        let reason = text(of("reason").unwrap_or_default());
+        return vec![Note::Failed(FailedHandover { at, reason, steps: steps().collect() })];
     }
-    let crashed = words.iter().find(|(key, _)| *key == "crashed").and_then(|(_, at)| number(at));
-    let crash = words.iter().find(|(key, _)| *key == "crash").map(|(_, how)| text(how));
-    let crashed = crashed.zip(crash).map(|(at, how)| Note::Crashed(at, how));
+    let crashed = of("crashed").and_then(number).zip(of("crash").map(text));
+    let crashed = crashed.map(|(at, how)| Note::Crashed(at, how));
     let mut notes = Vec::new();
     for (key, value) in words {
         notes.extend(match *key {

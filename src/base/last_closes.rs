@@ -17,7 +17,7 @@ use crate::base::close_reason::CloseReason;
 use crate::base::history::SPECIAL;
 use crate::base::order::greatest_first;
 use crate::base::sync::lock;
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 
 /// Closes that are kept of each reason, reasons that are known, and closes that are listed.
 const OF_REASON: usize = 8;
@@ -113,7 +113,7 @@ impl LastCloses {
             return;
         }
         let words = pairs(line);
-        let word = |name: &str| words.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let word = |name: &str| value_of(&words, name);
         let text =
             |name: &str| percent_decode_str(word(name).unwrap_or_default()).decode_utf8_lossy().into_owned();
         let number = |name: &str| word(name)?.parse::<u64>().ok();

@@ -5,6 +5,11 @@ pub(crate) fn pairs(line: &str) -> Vec<(&str, &str)> {
     line.split(' ').filter_map(|word| word.split_once('=')).collect()
 }
 
+/// The value of the first pair with this key.
+pub(crate) fn value_of<'l>(pairs: &[(&str, &'l str)], key: &str) -> Option<&'l str> {
+    pairs.iter().find(|(k, _)| *k == key).map(|(_, value)| *value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -20,5 +25,11 @@ mod tests {
         for (line, expected) in table {
             assert_eq!(pairs(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn the_first_of_a_key_counts() {
+        let pairs = pairs("NAME a=1 b=2 a=3");
+        assert_eq!(["a", "b", "NAME"].map(|key| value_of(&pairs, key)), [Some("1"), Some("2"), None]);
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::base::sys;
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 use crate::net::conn_info::ProxyHop;
 #[cfg(feature = "tls")]
 use crate::net::tls::{ClientRules, PassedKey};
@@ -100,8 +100,8 @@ impl TlsRecord {
 
     /// Without its session; and how long that is.
     fn decode(fields: &[(&str, &str)]) -> Option<(TlsRecord, usize)> {
-        let (_, value) = fields.iter().find(|(key, _)| *key == "tls")?;
-        if *value == "new" {
+        let value = value_of(fields, "tls")?;
+        if value == "new" {
             return Some((TlsRecord::New, 0));
         }
         let session = usize::try_from(number(fields, "session")?).ok()?;
@@ -271,7 +271,7 @@ impl ConnectionRecord {
 
     /// Without its bytes and without TLS; and how many bytes it has.
     fn decode(fields: &[(&str, &str)]) -> Option<(ConnectionRecord, usize)> {
-        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let field = |key: &str| value_of(fields, key);
         let record = ConnectionRecord {
             listener: String::from_utf8(unescape(field("listener")?)?).ok()?,
             nth: number(fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
@@ -435,7 +435,7 @@ fn first_line(packet: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 fn number(fields: &[(&str, &str)], key: &str) -> Option<u64> {
-    fields.iter().find(|(k, _)| *k == key).and_then(|(_, v)| v.parse().ok())
+    value_of(fields, key)?.parse().ok()
 }
 
 /// Overwrites a packet that holds keys, once it is sent or decoded.

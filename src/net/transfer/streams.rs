@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::ListenerNames;
 use super::packet::{ConnectionRecord, Packet, Retry, wipe};
 use super::parcel::Sent;
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 use crate::net::connection::{Connection, Portable};
 use crate::process::handover::state_file::StateFile;
 use crate::process::handover::{escape, unescape};
@@ -228,7 +228,7 @@ impl StreamPacket {
         let end = rest.iter().position(|&b| b == b'\n')?;
         let (line, rest) = rest.split_at_checked(end)?;
         let fields = pairs(std::str::from_utf8(line).ok()?);
-        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let field = |key: &str| value_of(&fields, key);
         let text = |key| String::from_utf8(unescape(field(key)?)?).ok();
         let kind = StreamKind::ALL.into_iter().find(|kind| field("kind") == Some(kind.word()))?;
         let (state, connection) =

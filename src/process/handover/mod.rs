@@ -24,7 +24,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use self::above::Above;
 use crate::base::error::{Error, in_one_line};
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 use crate::base::{percent, sys};
 
 /// Variables by which the supervisor and its generations find each other.
@@ -168,7 +168,7 @@ impl Message {
     pub(crate) fn decode(line: &str) -> Option<Message> {
         let word = line.split(' ').next()?;
         let fields = pairs(line);
-        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let field = |key: &str| value_of(&fields, key);
         let ms = |key: &str| field(key)?.parse().ok().map(Duration::from_millis);
         let text = |value: &str| String::from_utf8(unescape(value)?).ok();
         Some(match word {

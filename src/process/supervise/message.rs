@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::sys::{self, Session};
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 use crate::process::handover::{FileId, Owner, escape, unescape};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -90,7 +90,7 @@ impl SupervisorMessage {
         let line = std::str::from_utf8(packet).ok()?;
         let word = line.split(' ').next()?;
         let fields = pairs(line);
-        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
+        let field = |key: &str| value_of(&fields, key);
         Some(match word {
             "SERVING" => {
                 let names = field("listeners")?.split(',').filter(|name| !name.is_empty());

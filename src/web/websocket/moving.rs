@@ -9,7 +9,7 @@ use super::{Terms, WebSocket, WebSocketOptions, WebSocketSession, run};
 use crate::base::limits::within_reach;
 use crate::base::log::debug;
 use crate::base::percent::decoded_text;
-use crate::base::words::pairs;
+use crate::base::words::{pairs, value_of};
 use crate::net::transfer::StreamKind;
 use crate::process::handover::escape;
 use crate::web::resume::{Resume, ResumedTask, StreamState};
@@ -101,7 +101,7 @@ impl Terms {
     /// What another version does not say, or says in another way, is as by default.
     fn decode(details: &str) -> Terms {
         let fields = pairs(details);
-        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v).unwrap_or_default();
+        let field = |key: &str| value_of(&fields, key).unwrap_or_default();
         let ms = |text: &str| text.parse().ok().map(Duration::from_millis);
         let mut options = WebSocketOptions::new();
         if let Some((message, unsent)) = field("bytes").split_once(',') {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::{NAME_BYTES, SECRET_BYTES, Scope, TicketKey};
 use crate::base::sync::lock;
+use crate::base::words::value_of;
 
 /// How long a key encrypts. It decrypts for as long again.
 const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
@@ -72,7 +73,7 @@ impl PassedKey {
 
     /// None for a packet that no version writes.
     pub(crate) fn decode_all(fields: &[(&str, &str)], secrets: &[u8]) -> Option<Vec<PassedKey>> {
-        let (_, ages) = fields.iter().find(|(key, _)| *key == "ages_ms")?;
+        let ages = value_of(fields, "ages_ms")?;
         let mut rest = secrets;
         let mut keys = Vec::new();
         for age in ages.split(',') {
