@@ -19,14 +19,17 @@ pub(crate) fn holder_of(listener: &str) -> Option<i32> {
         return None;
     }
     let own = executable("self")?;
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let pids = entries
-        .filter_map(|entry| std::str::from_utf8(entry.file_name().as_bytes()).ok()?.parse::<i32>().ok());
-    let holders = pids.filter(|pid| {
-        let name = pid.to_string();
-        executable(&name).is_some_and(|path| path == own) && has_inherited(&name, listener).is_some()
-    });
-    holders.max_by_key(|pid| start_time(*pid))
+    let mut newest = None;
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        let Some((name, pid)) = name.to_str().and_then(|name| Some((name, name.parse::<i32>().ok()?))) else {
+            continue;
+        };
+        if executable(name).is_some_and(|path| path == own) && has_inherited(name, listener).is_some() {
+            newest = newest.max(Some((start_time(pid), pid)));
+        }
+    }
+    newest.map(|(_, pid)| pid)
 }
 
 /// The path of a process's executable, also if the file was replaced since.
