@@ -16,8 +16,13 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
 /// Runs `code`. If it panics, the payload is dropped, and the payload of that drop's panic, and so on. Each panic is given
 /// to `seen`. False if there was one.
 pub(crate) fn contain(code: impl FnOnce(), mut seen: impl FnMut(&(dyn Any + Send))) -> bool {
-    let outcome = catch_unwind(AssertUnwindSafe(code));
-    outcome.map_err(|panic| drop_panic(panic, &mut seen)).is_ok()
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(()) => true,
+        Err(panic) => {
+            drop_panic(panic, &mut seen);
+            false
+        }
+    }
 }
 
 fn drop_panic(panic: Box<dyn Any + Send>, seen: &mut dyn FnMut(&(dyn Any + Send))) {

@@ -61,8 +61,12 @@ pub(crate) struct Escaped<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Escaping(f).write_fmt(format_args!("{}", self.0))
+        write_escaped(f, format_args!("{}", self.0))
     }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
+    Escaping(f).write_fmt(text)
 }
 
 /// A key's value for the crate `log`; null if it is unknown.

@@ -165,7 +165,7 @@ impl AllCounters {
                 unsent.push((name.to_owned(), count - before));
             }
         };
-        stats.for_each_count(|name, count| note(name, *count));
+        stats.for_each_count(&mut |name, count| note(name, *count));
         self.requests.for_each_count(note);
         unsent
     }
@@ -210,7 +210,7 @@ impl AllCounters {
             .map(|reason| (reason.name(), sum(&|t| &t.tls_kept[*reason as usize])))
             .collect();
         let inherited = lock(&self.inherited);
-        stats.for_each_count(|name, count| {
+        stats.for_each_count(&mut |name, count| {
             *count = count.saturating_add(inherited.get(name).copied().unwrap_or(0));
         });
     }
@@ -376,7 +376,7 @@ impl Stats {
     }
 
     /// The totals, by the names under which they are passed from generation to generation.
-    fn for_each_count(&mut self, mut f: impl FnMut(&str, &mut u64)) {
+    fn for_each_count(&mut self, f: &mut dyn FnMut(&str, &mut u64)) {
         f("accepted", &mut self.accepted);
         f("requests", &mut self.requests);
         f("panics", &mut self.panics);

@@ -173,7 +173,7 @@ impl InheritedSockets {
     }
 
     /// The first socket for which `holds` is true.
-    fn find(&self, holds: impl Fn(usize, &InheritedSocket) -> bool) -> Option<usize> {
+    fn find(&self, holds: &dyn Fn(usize, &InheritedSocket) -> bool) -> Option<usize> {
         self.all
             .iter()
             .enumerate()
@@ -264,7 +264,7 @@ fn is_free(socket: usize, claims: &[Claim]) -> bool {
 
 fn at_its_address(claim: &Claim, claims: &[Claim], sockets: &InheritedSockets) -> Option<usize> {
     claim.place.each().into_iter().find_map(|place| {
-        sockets.find(|socket, inherited| {
+        sockets.find(&|socket, inherited| {
             is_free(socket, claims) && inherited.is_at(&place) && sockets.has_own_names(inherited)
         })
     })
@@ -273,7 +273,7 @@ fn at_its_address(claim: &Claim, claims: &[Claim], sockets: &InheritedSockets) -
 /// A socket at `[::]`, for `0.0.0.0` with the same port.
 fn of_both_families(claim: &Claim, _: &[Claim], sockets: &InheritedSockets) -> Option<usize> {
     let port = claim.place.v4_wildcard()?;
-    sockets.find(|_, inherited| inherited.dual_port() == Some(port))
+    sockets.find(&|_, inherited| inherited.dual_port() == Some(port))
 }
 
 /// The predecessor's `0.0.0.0` for a lone `[::]` that does not take IPv4 itself.
@@ -284,7 +284,7 @@ fn v4_part(claim: &Claim, claims: &[Claim], sockets: &InheritedSockets) -> Optio
         return None;
     }
     let place = Place::tcp((Ipv4Addr::UNSPECIFIED, port).into());
-    let socket = sockets.find(|socket, inherited| {
+    let socket = sockets.find(&|socket, inherited| {
         is_free(socket, claims) && inherited.is_at(&place) && sockets.has_own_names(inherited)
     })?;
     Some(Claim { config: claim.config.clone(), place, socket: Some(socket), is_part: true })
@@ -369,7 +369,7 @@ fn overlapping(
     let in_the_way = |inherited: &InheritedSocket| {
         inherited.place.as_ref().is_some_and(|place| place.overlaps(inherited.only_v6, &claim.place, only_v6))
     };
-    let socket = sockets.find(|_, inherited| in_the_way(inherited))?;
+    let socket = sockets.find(&|_, inherited| in_the_way(inherited))?;
     let name = sockets.get(Some(socket))?.shown();
     Some(match claims.iter().find(|claim| claim.socket == Some(socket)) {
         Some(claim) => {

@@ -99,7 +99,7 @@ impl OutputPipe {
         let (output, reader) = (StartupOutput::default(), File::from(reader));
         let noted = output.clone();
         start_thread(move || {
-            copy_until_end(&reader, |piece| noted.note(piece));
+            copy_until_end(&reader, &|piece| noted.note(piece));
             noted.end();
         })?;
         Ok((OutputPipe { both, stderr }, output))
@@ -223,11 +223,11 @@ pub(crate) fn restore_stderr() {
         poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)
             .is_ok_and(|ready| ready > 0)
     };
-    while is_ready() && matches!(copy_unlocked(&pipe, |_| ()), Ok(Piece::Copied)) {}
+    while is_ready() && matches!(copy_unlocked(&pipe, &|_| ()), Ok(Piece::Copied)) {}
     drop(pipe);
     // Unless this is the end, it is the standard error of another process, too.
-    if let Some(later) = later.ok().filter(|later| !matches!(copy_piece(later, |_| ()), Ok(Piece::End))) {
-        let _ = start_thread(move || copy_until_end(&later, |_| ()));
+    if let Some(later) = later.ok().filter(|later| !matches!(copy_piece(later, &|_| ()), Ok(Piece::End))) {
+        let _ = start_thread(move || copy_until_end(&later, &|_| ()));
     }
 }
 
@@ -242,7 +242,7 @@ enum Piece {
 }
 
 /// Copies what is there to standard error, under a lock. A process that waits for the lock writes after this one.
-fn copy_piece(reader: &File, note: impl FnOnce(&[u8])) -> io::Result<Piece> {
+fn copy_piece(reader: &File, note: &dyn Fn(&[u8])) -> io::Result<Piece> {
     let lock = |kind| fcntl(reader, FcntlArg::F_SETLKW(&range(kind, 0, 0)));
     while lock(libc::F_RDLCK) == Err(Errno::EINTR) {}
     let copied = copy_unlocked(reader, note);
@@ -250,7 +250,7 @@ fn copy_piece(reader: &File, note: impl FnOnce(&[u8])) -> io::Result<Piece> {
     copied
 }
 
-fn copy_unlocked(mut reader: &File, note: impl FnOnce(&[u8])) -> io::Result<Piece> {
+fn copy_unlocked(mut reader: &File, note: &dyn Fn(&[u8])) -> io::Result<Piece> {
     let mut buffer = [0; 8 << 10];
     let piece = match reader.read(&mut buffer) {
         Ok(0) => return Ok(Piece::End),
@@ -282,13 +282,13 @@ fn write_all(mut piece: &[u8]) {
 }
 
 /// Copies for as long as a process has the other end of the pipe.
-fn copy_until_end(reader: &File, note: impl Fn(&[u8])) {
+fn copy_until_end(reader: &File, note: &dyn Fn(&[u8])) {
     loop {
         match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return,
         }
-        if !matches!(copy_piece(reader, &note), Ok(Piece::Copied | Piece::None)) {
+        if !matches!(copy_piece(reader, note), Ok(Piece::Copied | Piece::None)) {
             return;
         }
     }

@@ -5,6 +5,7 @@ mod pattern;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::iter;
 use std::sync::{Arc, OnceLock};
 
 use http::header::ALLOW;
@@ -265,7 +266,7 @@ impl Router {
     fn push(&mut self, path: usize, route: Route) {
         if let Some(path) = self.paths.get_mut(path) {
             path.routes.push(Arc::new(route));
-            path.allow = allow(&path.routes);
+            path.allow = allow(&mut path.routes.iter());
         }
     }
 
@@ -291,7 +292,7 @@ impl Router {
         if let Some(empty) = parsed.without_rest() {
             self.imply(empty, index);
         }
-        self.paths.push(Path { normal: parsed.normal, routes: Vec::new(), allow: allow(&[]) });
+        self.paths.push(Path { normal: parsed.normal, routes: Vec::new(), allow: allow(&mut iter::empty()) });
         Ok((index, parsed.names))
     }
 
@@ -308,7 +309,7 @@ impl Router {
         self.insert(&format!("{normal}/{BELOW}"), index)?;
         self.imply(&format!("{normal}/"), index);
         self.imply(&normal, index);
-        self.paths.push(Path { normal, routes: Vec::new(), allow: allow(&[]) });
+        self.paths.push(Path { normal, routes: Vec::new(), allow: allow(&mut iter::empty()) });
         let pattern = Pattern { text: prefix.to_owned(), names };
         self.push(index, Route::new(None, RoutePlace::Nest(pattern), handler));
         Ok(())
@@ -455,8 +456,8 @@ impl Routes for Router {
             };
         }
         if normal == "*" && *method == Method::OPTIONS {
-            let all = self.paths.iter().flat_map(|path| &path.routes);
-            return found.refuse(allowing(StatusCode::NO_CONTENT, &allow(all)));
+            let mut all = self.paths.iter().flat_map(|path| &path.routes);
+            return found.refuse(allowing(StatusCode::NO_CONTENT, &allow(&mut all)));
         }
         if let Some(route) = self.fallback.as_ref().filter(|_| normal.starts_with('/')) {
             add_route(&*route.handler, method, path, found);
@@ -572,7 +573,7 @@ fn is_standard(method: &Method) -> bool {
 }
 
 /// The value of `Allow` for these routes.
-fn allow<'r>(routes: impl IntoIterator<Item = &'r Arc<Route>>) -> HeaderValue {
+fn allow(routes: &mut dyn Iterator<Item = &Arc<Route>>) -> HeaderValue {
     let mut methods = vec!["OPTIONS"];
     let mut add = |method| {
         if let Err(at) = methods.binary_search(&method) {
