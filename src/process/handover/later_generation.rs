@@ -22,9 +22,8 @@ pub(crate) fn holder_of(listener: &str) -> Option<i32> {
     let mut newest = None;
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
-        let Some((name, pid)) = name.to_str().and_then(|name| Some((name, name.parse::<i32>().ok()?))) else {
-            continue;
-        };
+        let Ok(name) = std::str::from_utf8(name.as_bytes()) else { continue };
+        let Ok(pid) = name.parse() else { continue };
         if executable(name).is_some_and(|path| path == own) && has_inherited(name, listener).is_some() {
             newest = newest.max(Some((start_time(pid), pid)));
         }
