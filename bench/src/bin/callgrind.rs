@@ -7,6 +7,7 @@ use heirloom_bench::{Error, answer, connect, work};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -14,6 +15,7 @@ const USAGE: &str = "callgrind [--record] [--requests 10000] [--reps 3] [--only 
 Compares with callgrind.txt beside Cargo.toml; --record writes it. With --keep, callgrind's files stay
 in FOLDER, for callgrind_annotate.";
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/callgrind.txt");
+const CLIENT: &str = "203.0.113.10";
 /// Requests of the run that is subtracted: start and end are in both.
 const FEW: usize = 1000;
 
@@ -23,6 +25,8 @@ struct Case {
     /// Requests in one write.
     depth: usize,
     request: Vec<u8>,
+    /// Each request of a write is from another client of the proxy.
+    clients_differ: bool,
     /// What the server has besides its routes, as arguments.
     with: Vec<&'static str>,
     /// The case with the same requests and nothing of the kind.
@@ -41,6 +45,7 @@ fn cases() -> Vec<Case> {
         connections,
         depth,
         request,
+        clients_differ: false,
         with: Vec::new(),
         beside: None,
         tolerance,
@@ -49,7 +54,7 @@ fn cases() -> Vec<Case> {
     let with_admin = |case| Case { with: admin.clone(), ..case };
     // What a proxy or a browser sends at least.
     let full = |path: &str| {
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\nX-Forwarded-For: {CLIENT}\r\n\r\n")
             .into_bytes()
     };
     let feature = |name, path, with: &'static str| Case {
@@ -66,6 +71,7 @@ fn cases() -> Vec<Case> {
         with_admin(case("hello-16-admin", 16, 1, get("/"), 6.0)),
         with_admin(case("pipe16-1-admin", 1, 16, get("/"), 3.0)),
         Case { beside: None, ..feature("plain", "/", "") },
+        Case { clients_differ: true, ..feature("other-fields", "/", "") },
         Case { with: admin.clone(), ..feature("histograms", "/", "") },
         feature("logger", "/", "logger"),
         feature("guard", "/", "guard"),
@@ -98,7 +104,12 @@ fn cases() -> Vec<Case> {
 fn ask_many(address: &str, case: &Case, requests: usize) -> Result<(), Error> {
     let mut streams: Vec<TcpStream> =
         (0..case.connections).map(|_| connect(address)).collect::<Result<_, _>>()?;
-    let batch = case.request.repeat(case.depth);
+    let mut batch = case.request.repeat(case.depth);
+    if case.clients_differ {
+        for (client, place) in (10..=99).cycle().zip(places(&batch, CLIENT.as_bytes())) {
+            batch[place].copy_from_slice(format!("203.0.113.{client}").as_bytes());
+        }
+    }
     let mut answers = vec![0; answer_len(address, &case.request)? * case.depth];
     for _ in 0..requests / (case.connections * case.depth) {
         for stream in &mut streams {
@@ -112,6 +123,12 @@ fn ask_many(address: &str, case: &Case, requests: usize) -> Result<(), Error> {
         return Err("not 200".into());
     }
     Ok(())
+}
+
+/// Where `part` is in `text`.
+fn places(text: &[u8], part: &[u8]) -> Vec<Range<usize>> {
+    let each = text.windows(part.len()).enumerate().filter(|(_, window)| *window == part);
+    each.map(|(start, _)| start..start + part.len()).collect()
 }
 
 /// Every answer is as long as the first: only the date differs.

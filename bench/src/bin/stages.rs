@@ -31,7 +31,13 @@ const STAGES: &[Stage] = &[
     stage("read from the socket", &["/exchange/input.rs"], &["Stream::read"]),
     stage(
         "parse the head, build the request",
-        &["/codec/tokens.rs", "/codec/known_host.rs", "/codec/target.rs", "/codec/head", "/codec/framing.rs"],
+        &[
+            "/codec/tokens.rs",
+            "/codec/known_fields.rs",
+            "/codec/target.rs",
+            "/codec/head",
+            "/codec/framing.rs",
+        ],
         &[],
     ),
     stage("find the route", &["/src/web/router/"], &[]),

@@ -28,7 +28,7 @@ pub(crate) enum Framing {
 }
 
 /// The fields that bear on the connection, gathered in the single pass over all fields.
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ConnectionFields {
     length: Option<u64>,
     coding: Option<Coding>,
@@ -40,7 +40,7 @@ pub(super) struct ConnectionFields {
 }
 
 /// The transfer codings so far, of all field lines.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Coding {
     Nothing,
     Chunked,
@@ -60,7 +60,10 @@ impl ConnectionFields {
             if !(value.is_empty() || is_host(value)) {
                 return Err(BAD_HOST);
             }
-            self.note_host()?;
+            // There is exactly one (RFC 9112 §3.2).
+            if std::mem::replace(&mut self.host, true) {
+                return Err(BAD_HOST);
+            }
         } else if *name == CONTENT_LENGTH {
             // RFC 9112 §6.3 would allow equal repetitions; no honest client sends them.
             if self.length.is_some() {
@@ -85,11 +88,6 @@ impl ConnectionFields {
             }
         }
         Ok(())
-    }
-
-    /// Notes a well-formed `Host`. There is exactly one (RFC 9112 §3.2).
-    pub(super) fn note_host(&mut self) -> Result<(), Refusal> {
-        if std::mem::replace(&mut self.host, true) { Err(BAD_HOST) } else { Ok(()) }
     }
 
     /// RFC 9112 §6.1 and §6.3, without the lenient choices that they allow.

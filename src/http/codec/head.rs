@@ -17,9 +17,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::framing::{ConnectionFields, Framing};
 use super::head_memory::HeadMemory;
-use super::known_host::KnownHost;
+use super::known_fields::KnownFields;
 use super::target::{BAD_TARGET, parse_target};
-use super::tokens::{TOO_MANY_FIELDS, Tokens};
+use super::tokens::{Field, TOO_MANY_FIELDS, Tokens};
 use crate::base::limits::Limits;
 use crate::web::fields::{FieldSource, elements};
 use crate::{Body, Request};
@@ -170,10 +170,10 @@ pub(crate) fn parse_head(
 ) -> Result<bool, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
-    if memory.tokens.find(lines, limits, &memory.host)? {
+    if memory.tokens.find(lines, limits, &memory.fields)? {
         let len = memory.tokens.len;
         memory.copy(lines.get(..len).unwrap_or_default(), &mut head.summary.text);
-        assemble(&memory.tokens, &mut memory.host, head)?;
+        assemble(&memory.tokens, &mut memory.fields, head)?;
         head.len = window.len().saturating_sub(lines.len()).saturating_add(len);
         return Ok(true);
     }
@@ -204,7 +204,7 @@ pub(crate) fn is_to_head(input: &[u8]) -> bool {
 }
 
 /// The tokens are parts of the head's text.
-fn assemble(tokens: &Tokens, known_host: &mut KnownHost, head: &mut RequestHead) -> Result<(), Refusal> {
+fn assemble(tokens: &Tokens, known: &mut KnownFields, head: &mut RequestHead) -> Result<(), Refusal> {
     let RequestHead { request, summary, framing, expect_continue, .. } = head;
     let text = &summary.text;
     let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
@@ -222,27 +222,14 @@ fn assemble(tokens: &Tokens, known_host: &mut KnownHost, head: &mut RequestHead)
     }
 
     let headers = request.headers_mut();
-    if tokens.fields.len() > FIRST_FIELDS {
-        headers.try_reserve(tokens.fields.len()).map_err(|_| *TOO_MANY_FIELDS)?;
-    }
-    let mut fields = ConnectionFields::default();
-    for field in &tokens.fields {
-        if field.is_known {
-            fields.note_host()?;
-            headers.try_append(HOST, known_host.known()).map_err(|_| *TOO_MANY_FIELDS)?;
-            continue;
-        }
-        // `http` accepts the same names and values, except that a name is at most 64 KiB long.
-        let name = field_name(part(&field.name)).ok_or(HEAD_TOO_LONG)?;
-        let value = if name == HOST {
-            known_host.value(text, &field.value, &mut fields)?
-        } else {
-            let value = text.slice(field.value.clone());
-            fields.note(&name, &value)?;
-            HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?
-        };
-        headers.try_append(name, value).map_err(|_| *TOO_MANY_FIELDS)?;
-    }
+    let fields = if tokens.are_known {
+        known.note_hit();
+        known.copy_to(headers)
+    } else {
+        let fields = assemble_fields(tokens, text, known, headers)?;
+        known.note_miss(text.get(tokens.fields_start..).unwrap_or_default());
+        fields
+    };
     if version == Version::HTTP_11 && !fields.host {
         return Err(Refusal::bad("missing Host"));
     }
@@ -261,6 +248,38 @@ fn assemble(tokens: &Tokens, known_host: &mut KnownHost, head: &mut RequestHead)
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
     *expect_continue = fields.expect_continue && version == Version::HTTP_11 && has_body;
     Ok(())
+}
+
+fn assemble_fields(
+    tokens: &Tokens,
+    text: &Bytes,
+    known: &KnownFields,
+    headers: &mut HeaderMap,
+) -> Result<ConnectionFields, Refusal> {
+    let count = tokens.known.saturating_add(tokens.fields.len());
+    if count > FIRST_FIELDS {
+        headers.try_reserve(count).map_err(|_| *TOO_MANY_FIELDS)?;
+    }
+    let mut fields = known.add_to(headers, tokens.known)?;
+    for field in &tokens.fields {
+        let (name, value) = read_field(text, field, &mut fields)?;
+        headers.try_append(name, value).map_err(|_| *TOO_MANY_FIELDS)?;
+    }
+    Ok(fields)
+}
+
+/// Name and value of a field in `text`. What it says of the connection is noted in `fields`.
+#[inline(always)]
+pub(super) fn read_field(
+    text: &Bytes,
+    field: &Field,
+    fields: &mut ConnectionFields,
+) -> Result<(HeaderName, HeaderValue), Refusal> {
+    // `http` accepts the same names and values, except that a name is at most 64 KiB long.
+    let name = text.get(field.name.clone()).and_then(field_name).ok_or(HEAD_TOO_LONG)?;
+    let value = text.slice(field.value.clone());
+    fields.note(&name, &value)?;
+    Ok((name, HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?))
 }
 
 /// Names as most clients write them are compared as they are; others are copied in lower case, to be found by `http`.
@@ -620,36 +639,6 @@ mod tests {
             let head = parse(head.as_bytes(), &Limits::default()).unwrap().unwrap();
             assert_eq!(head.summary.asks_for(&response), *expected, "{rest} {protocols:?}");
         }
-    }
-
-    #[test]
-    fn a_known_host_is_shared_and_nothing_else_changes() {
-        let (mut memory, limits) = (HeadMemory::default(), Limits::default());
-        let mut host = |value: &str| {
-            let text = format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n");
-            let parsed = parse_with(&mut memory, text.as_bytes(), &limits);
-            let alone = parse(text.as_bytes(), &limits);
-            assert_eq!(said(&parsed), said(&alone), "{value}");
-            let fields = |parsed: Parsed| parsed.ok()??.request.map(|request| request.headers().clone());
-            let (fields, alone) = (fields(parsed), fields(alone));
-            assert_eq!(fields, alone, "{value}");
-            fields?.remove(HOST)
-        };
-        let refused =
-            ["b b", "a\nb: c\r\n", "a\r\nHost: a", "a\r\nHost: b", "b\r\nHost: a", "\r\nHost:", "[a"];
-        for value in refused.iter().chain(&["", "a", "A", "a.example:80", "a"]).chain(&refused) {
-            host(value);
-        }
-        let mut is_known = |value: &str| {
-            let [first, second] = [host(value), host(value)].map(Option::unwrap);
-            first.as_bytes().as_ptr() == second.as_bytes().as_ptr()
-        };
-        let long = "l".repeat(KnownHost::MOST + 1);
-        assert!(is_known("a"));
-        let missed = (0..KnownHost::MISSES).find(|_| is_known("b") || is_known(&long));
-        assert!(missed.is_some(), "after so many misses another one is kept");
-        assert!(is_known("b") && !is_known("a"));
-        assert!((0..KnownHost::MISSES).all(|_| !is_known(&long)));
     }
 
     #[test]

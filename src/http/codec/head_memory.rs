@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::known_host::KnownHost;
+use super::known_fields::KnownFields;
 use super::tokens::Tokens;
 
 /// The memory of heads. A worker's next head takes the place of the one before, unless something of that is kept: a head
@@ -17,7 +17,7 @@ pub(crate) struct HeadMemory {
     /// The oldest of these, once they are as many as there may be.
     oldest: usize,
     pub(super) tokens: Tokens,
-    pub(super) host: KnownHost,
+    pub(super) fields: KnownFields,
 }
 
 impl HeadMemory {

@@ -31,7 +31,7 @@ pub(crate) mod encode;
 pub(crate) mod framing;
 pub(crate) mod head;
 mod head_memory;
-mod known_host;
+mod known_fields;
 mod target;
 mod tokens;
 
