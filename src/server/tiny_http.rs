@@ -392,8 +392,7 @@ impl ForwardedRequest {
         }
         bytes.extend_from_slice(b" HTTP/1.1\r\n");
         let mut field = |name: &HeaderName, value: &[u8]| {
-            encode::capitalised(&mut bytes, name);
-            bytes.extend_from_slice(b": ");
+            encode::field_name(&mut bytes, name);
             bytes.extend_from_slice(value);
             bytes.extend_from_slice(b"\r\n");
         };

@@ -156,8 +156,7 @@ impl ResponseHead<'_> {
                 has_date |= *name == DATE;
                 upgrade |= *name == UPGRADE;
             }
-            capitalised(out, name);
-            out.extend_from_slice(b": ");
+            field_name(out, name);
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
@@ -253,12 +252,18 @@ fn length_field(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Names are stored in lower case; old clients and people read `Content-Type` better.
-pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
+/// Writes a name and the colon behind it. Names are stored in lower case; old clients and people read `Content-Type` better.
+#[inline(always)]
+pub(crate) fn field_name(out: &mut Vec<u8>, name: &HeaderName) {
     // Nearly every response has it.
     if *name == CONTENT_TYPE {
-        return out.extend_from_slice(b"Content-Type");
+        out.extend_from_slice(b"Content-Type: ");
+    } else {
+        other_field_name(out, name);
     }
+}
+
+fn other_field_name(out: &mut Vec<u8>, name: &HeaderName) {
     let start = out.len();
     out.extend_from_slice(name.as_str().as_bytes());
     let mut starts = true;
@@ -268,6 +273,7 @@ pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
         }
         starts = *byte == b'-';
     }
+    out.extend_from_slice(b": ");
 }
 
 #[expect(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, reason = "BASE is 10 or 16")]
