@@ -1,8 +1,9 @@
 //! What the machine does beside what we measure.
 
 use crate::Error;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,4 +62,17 @@ pub fn raise_descriptors() -> Result<u64, Error> {
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Keeps this program, and what it starts, on the first of its cores.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn use_one_core() -> Result<(), Error> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let first = (0..CpuSet::count()).find(|core| allowed.is_set(*core) == Ok(true));
+    let mut one = CpuSet::new();
+    one.set(first.ok_or("no core")?)?;
+    Ok(sched_setaffinity(this, &one)?)
 }

@@ -1,7 +1,7 @@
 //! Instructions of the crate for one request, under valgrind: figures that do not depend on how busy
 //! the machine is, compared with recorded ones. See the README beside this workspace.
 
-use heirloom_bench::machine::has;
+use heirloom_bench::machine::{has, use_one_core};
 use heirloom_bench::server::Running;
 use heirloom_bench::{Error, answer, connect, work};
 use std::fs;
@@ -192,6 +192,8 @@ fn main() -> Result<ExitCode, Error> {
     if !has("valgrind") {
         return Err("valgrind is not installed, and nothing can be counted without it".into());
     }
+    // With two, a slow server under valgrind often finds the next request before it waits, and the count depends on that.
+    use_one_core()?;
     let server = std::env::current_exe()?.with_file_name("heirloom_hello");
     let scratch = std::env::temp_dir().join(format!("heirloom-callgrind-{}", std::process::id()));
     let folder = keep.clone().unwrap_or(scratch);
