@@ -106,7 +106,8 @@ fn ask_many(address: &str, case: &Case, requests: usize) -> Result<(), Error> {
         (0..case.connections).map(|_| connect(address)).collect::<Result<_, _>>()?;
     let mut batch = case.request.repeat(case.depth);
     if case.clients_differ {
-        for (client, place) in (10..=99).cycle().zip(places(&batch, CLIENT.as_bytes())) {
+        // The first one is known from the request before.
+        for (client, place) in (11..=99).cycle().zip(places(&batch, CLIENT.as_bytes())) {
             batch[place].copy_from_slice(format!("203.0.113.{client}").as_bytes());
         }
     }

@@ -11,7 +11,7 @@ use super::tokens::{TOO_MANY_FIELDS, Tokens};
 
 /// The fields of an earlier head: most clients send the same ones with each request, and most clients of a server begin with the
 /// same ones. Equal lines say the same, so those that a head has in common with these are not parsed again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct KnownFields {
     /// Their lines as received, and the empty line. Each ends in CRLF.
     text: Bytes,
@@ -25,7 +25,6 @@ pub(super) struct KnownFields {
     misses: u8,
 }
 
-#[derive(Debug)]
 struct KnownField {
     /// Where its line is in the text.
     line: Range<usize>,
@@ -94,7 +93,7 @@ impl KnownFields {
         self.misses = 0;
     }
 
-    /// Notes that the fields of a well-formed head were others. `lines` are theirs, with the empty line.
+    /// Notes that the fields of a head, which are well-formed, were others. `lines` are theirs, with the empty line.
     #[inline(always)]
     pub(super) fn note_miss(&mut self, lines: &[u8]) {
         if self.fields.is_empty() || self.misses >= KnownFields::MISSES {
@@ -114,7 +113,7 @@ impl KnownFields {
         }
     }
 
-    /// Those of a well-formed head, from its first field to its empty line.
+    /// Those of a text that begins with a field and ends with an empty line, all well-formed.
     fn of(text: &Bytes) -> Result<KnownFields, Refusal> {
         let fields = Tokens::of_fields(text);
         let mut known = KnownFields { text: text.clone(), ..KnownFields::default() };

@@ -141,7 +141,7 @@ impl Tokens {
         }
     }
 
-    /// The fields in the lines of a well-formed head, of which each ends in CRLF.
+    /// The fields in well-formed lines, of which each ends in CRLF.
     pub(super) fn of_fields(text: &[u8]) -> Vec<Field> {
         let mut tokens = Tokens::default();
         let _ = tokens.walk_fields(&mut Cursor { text, at: 0 }, true, usize::MAX);

@@ -19,6 +19,8 @@ use crate::web::request::Trailers;
 
 impl Exchange<'_> {
     pub(super) fn read_body(&mut self, mut collecting: Box<Collecting>) -> Flow {
+        // A body that is written to a file takes time, which is not the handler's.
+        self.is_current = false;
         while !collecting.decoder.is_done() && !self.worker.input.is_empty() {
             let most = collecting.room();
             let input = self.worker.input.unused_mut();

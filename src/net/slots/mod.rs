@@ -165,6 +165,8 @@ impl<T> Slots<T> {
             redate(slot, &content, &real);
             if expired(slot) {
                 taken.extend(take_parked(&mut content));
+                // No later sweep looks at a tenant that a thread has, until it is parked.
+                slot.deadline.store(0, Ordering::Relaxed);
             }
         }
         taken
@@ -312,6 +314,11 @@ mod tests {
         assert_eq!(slots.take_expired(4, real), [4]);
         assert_eq!(asked.load(Ordering::Relaxed), 3, "of the other one once");
         assert_eq!(slots.take_expired(6, real), [6]);
+        // Of one that a thread has, the deadline counts no longer.
+        slots.park(ids[0], 4, 1).unwrap();
+        assert_eq!(slots.take(ids[0]), Some(4));
+        assert_eq!(slots.take_expired(6, real), [0u32; 0]);
+        assert_eq!(slots.slot(ids[0].index).deadline.load(Ordering::Relaxed), 0);
     }
 
     #[test]
