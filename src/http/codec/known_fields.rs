@@ -72,7 +72,7 @@ impl KnownFields {
     #[inline(always)]
     pub(super) fn copy_to(&self, headers: &mut HeaderMap) -> ConnectionFields {
         match self.fields.as_slice() {
-            // One insertion takes less than a copy of the map.
+            // One insertion takes less than a copy of the map, and an empty map has room for it.
             [only] => drop(headers.try_append(&only.name, only.value.clone())),
             _ => headers.clone_from(&self.headers),
         }
@@ -200,6 +200,8 @@ mod tests {
             b"Connection: close, upgrade\r\n",
             b"Expect: 100-continue\r\n",
             b"Upgrade: d\r\n",
+            b"Host: b\r\n",
+            b" folded\r\n",
             b"e\r\n",
         ];
         let roomy = Limits { head_bytes: 300, head_fields: 9, ..Limits::default() };
@@ -209,8 +211,16 @@ mod tests {
             let head = |u: &mut Unstructured<'_>| {
                 let start =
                     *u.choose(&["GET / HTTP/1.1\r\n", "POST http://f/ HTTP/1.0\r\n", "GET / HTTP/1.1\n"])?;
+                let host = *u.choose(&[
+                    "Host: a\r\n",
+                    "Host: a\r\n",
+                    "host:a\r\n",
+                    "Host:\r\n",
+                    "Host: b b\r\n",
+                    "Host: [a\r\n",
+                ])?;
                 let fields = list(u, 0..=4, |u| u.choose(FIELDS).copied())?.concat();
-                Ok([start.as_bytes(), b"Host: a\r\n", &fields, b"\r\n"].concat())
+                Ok([start.as_bytes(), host.as_bytes(), &fields, b"\r\n"].concat())
             };
             let heads = list(u, 2..=3, head)?;
             for _ in 0..20 {
