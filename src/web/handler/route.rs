@@ -1,6 +1,7 @@
 //! A handler in a router, and the routes around it.
 
 use std::fmt;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -83,37 +84,32 @@ impl SharedPattern {
     }
 }
 
-/// Routes in the routers around another one, the innermost first: mostly none or one, for which nothing is allocated.
-#[derive(Default)]
+/// Routes in the routers around another one, the innermost first: mostly one, for which nothing is allocated.
 pub(super) struct OuterRoutes {
-    first: Option<Arc<Route>>,
+    first: Arc<Route>,
     further: Vec<Arc<Route>>,
 }
 
 impl OuterRoutes {
-    pub(super) fn push(&mut self, route: Arc<Route>) {
-        match self.first {
-            None => self.first = Some(route),
-            Some(_) => self.further.push(route),
+    pub(super) fn add(outer: &mut Option<OuterRoutes>, route: Arc<Route>) {
+        match outer {
+            None => *outer = Some(OuterRoutes { first: route, further: Vec::new() }),
+            Some(outer) => outer.further.push(route),
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
     pub(super) fn len(&self) -> usize {
-        usize::from(self.first.is_some()).saturating_add(self.further.len())
+        self.further.len().saturating_add(1)
     }
 
     pub(super) fn get(&self, at: usize) -> Option<&Route> {
         match at.checked_sub(1) {
-            None => self.first.as_deref(),
+            None => Some(&self.first),
             Some(further) => self.further.get(further).map(|route| &**route),
         }
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Route>> {
-        self.first.iter().chain(&self.further)
+        iter::once(&self.first).chain(&self.further)
     }
 }

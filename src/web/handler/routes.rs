@@ -144,12 +144,9 @@ pub struct Call<'a> {
     request: &'a mut Option<Request>,
     /// How many of the routes it has passed.
     depth: usize,
-    /// The answer in place of the innermost handler's.
-    refusal: Option<Box<Response>>,
+    instead: Option<Box<Instead>>,
     /// How many wrappers it has passed.
     wrappers: usize,
-    /// The answer in place of one wrapper's.
-    answered: Option<Box<GuardAnswer>>,
     /// Where panics are collected. None without a server, where they unwind.
     panics: Option<&'a Panics>,
     entries: &'a mut Entries,
@@ -168,8 +165,8 @@ impl<'a> Call<'a> {
         panics: Option<&'a Panics>,
         entries: &'a mut Entries,
     ) -> Call<'a> {
-        let (refusal, answered) = (found.refusal.take(), found.answered.take());
-        Call { found, request, depth: 0, refusal, wrappers: 0, answered, panics, entries }
+        let instead = found.instead.take();
+        Call { found, request, depth: 0, instead, wrappers: 0, panics, entries }
     }
 
     /// The request, until it is taken.
@@ -179,14 +176,14 @@ impl<'a> Call<'a> {
 
     /// The request, for the handler that answers it. None if the call is refused.
     pub(super) fn take_request(&mut self) -> Option<Request> {
-        if self.refusal.is_some() { None } else { self.request.take() }
+        if self.instead.is_some() { None } else { self.request.take() }
     }
 
     /// Passes a wrapper, which gets the request. None if its guard has answered.
     pub(super) fn pass_wrapper(&mut self) -> Option<Request> {
         let wrapper = self.wrappers;
         self.wrappers = wrapper.saturating_add(1);
-        let is_answered = self.answered.as_ref().is_some_and(|answered| answered.wrapper == wrapper);
+        let is_answered = self.instead.as_ref().is_some_and(|instead| instead.wrapper == Some(wrapper));
         if is_answered { None } else { self.request.take() }
     }
 
@@ -204,10 +201,9 @@ impl<'a> Call<'a> {
     /// The answer of a guard, or else the one in place of the handler's.
     pub(crate) fn refused(self) -> Response {
         *self.request = None;
-        match (self.answered, self.refusal) {
-            (Some(answered), _) => answered.response,
-            (None, Some(refusal)) => *refusal,
-            (None, None) => plain(StatusCode::NOT_FOUND),
+        match self.instead {
+            Some(instead) => instead.response,
+            None => plain(StatusCode::NOT_FOUND),
         }
     }
 
@@ -242,10 +238,11 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The answer of a guard, in place of the response of its wrapper.
-struct GuardAnswer {
-    /// The number of the wrapper on the route, from the outermost.
-    wrapper: usize,
+/// An answer in place of another one.
+struct Instead {
+    /// A guard's, in place of the response of its wrapper: the number of the wrapper on the route, from the outermost. None: in
+    /// place of the handler's, as 404, 405, 413 ... Wrappers see it as they see the handler's.
+    wrapper: Option<usize>,
     response: Response,
 }
 
@@ -281,21 +278,18 @@ pub struct RouteMatch {
     route: Option<Arc<Route>>,
     /// A route of the pattern that matched, where none has the method.
     other_method: Option<Arc<Route>>,
-    /// The routes in the routers around that one.
-    outer: OuterRoutes,
-    /// The values of the pattern's parameters, decoded.
-    values: Values,
+    /// The routes in the routers around that one, if there are any.
+    outer: Option<OuterRoutes>,
+    /// The values of the pattern's parameters, decoded, if it has any.
+    values: Option<Values>,
     /// None: the server's limits. Boxed, because few routes have rules.
     rules: Option<Box<RouteRules>>,
-    /// The answer in place of the handler's: 404, 405, 413 ... Wrappers see it as they see the handler's.
-    refusal: Option<Box<Response>>,
+    instead: Option<Box<Instead>>,
     /// Bytes of the path, in its normal spelling, that the prefixes of nested handlers have matched.
     prefix: usize,
     /// The innermost route is that of a nested handler without routes.
     is_opaque: bool,
     guards: Guards,
-    /// What a guard has answered.
-    answered: Option<Box<GuardAnswer>>,
     /// When the call started, by a clock that the server has read already.
     started: Option<Instant>,
 }
@@ -319,7 +313,7 @@ enum Guards {
 impl RouteMatch {
     /// Sets the answer in place of the handler's.
     pub(crate) fn refuse(&mut self, response: Response) {
-        self.refusal = Some(Box::new(response));
+        self.instead = Some(Box::new(Instead { wrapper: None, response }));
     }
 
     /// Applies the route's limit to a body that no server has received.
@@ -349,7 +343,7 @@ impl RouteMatch {
 
     /// Whether a guard has answered the request.
     pub(crate) fn is_answered(&self) -> bool {
-        self.answered.is_some()
+        self.instead.as_ref().is_some_and(|instead| instead.wrapper.is_some())
     }
 
     /// Asks the guards on the route, once, after `attach`. They see no body.
@@ -374,14 +368,15 @@ impl RouteMatch {
                 Err(EarlyResponse::from(plain(StatusCode::INTERNAL_SERVER_ERROR)))
             }),
         };
-        let wrapper = walk.wrappers;
-        self.answered =
-            said.err().map(|early| Box::new(GuardAnswer { wrapper, response: early.into_inner() }));
+        let wrapper = Some(walk.wrappers);
+        if let Err(early) = said {
+            self.instead = Some(Box::new(Instead { wrapper, response: early.into_inner() }));
+        }
         *request.body_mut().kind_mut() = content;
     }
 
     pub(crate) fn is_refused(&self) -> bool {
-        self.refusal.is_some()
+        self.instead.is_some()
     }
 
     /// Where the route differs from its server. None if it does not.
@@ -410,14 +405,14 @@ impl RouteMatch {
     pub(crate) fn add_outer(&mut self, route: &Arc<Route>) {
         match &self.route {
             None => self.route = Some(Arc::clone(route)),
-            Some(_) => self.outer.push(Arc::clone(route)),
+            Some(_) => OuterRoutes::add(&mut self.outer, Arc::clone(route)),
         }
     }
 
     /// As `add_outer`, with the values of that route's parameters.
     pub(crate) fn add_with_values(&mut self, route: &Arc<Route>, values: Values) {
         if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
-            self.values = values;
+            self.values = values.some();
         }
         self.add_outer(route);
     }
@@ -426,7 +421,7 @@ impl RouteMatch {
     /// method.
     pub(crate) fn add_other_method(&mut self, route: &Arc<Route>, values: Values) {
         self.other_method = Some(Arc::clone(route));
-        self.values = values;
+        self.values = values.some();
     }
 
     /// How long the handler of this route takes. None without a route.
@@ -460,40 +455,48 @@ impl RouteMatch {
 
     /// Bytes on the heap.
     pub(crate) fn held(&self) -> usize {
-        self.values.held()
+        self.values.as_ref().map_or(0, Values::held)
     }
 
     /// Adds the route of a nested handler, and the bytes of the path that its prefix has matched.
     pub(crate) fn add_nest(&mut self, route: &Arc<Route>, prefix: usize) {
-        self.is_opaque = self.route.is_none() && self.refusal.is_none();
+        self.is_opaque = self.route.is_none() && self.instead.is_none();
         self.prefix = self.prefix.saturating_add(prefix);
         self.add_outer(route);
     }
 
     /// As `add_nest`, with the values of the prefix's parameters.
     pub(crate) fn add_nest_with_values(&mut self, route: &Arc<Route>, mut values: Values, prefix: usize) {
-        self.values.iter().for_each(|value| values.push(value));
-        self.values = values;
+        self.values.iter().flat_map(Values::iter).for_each(|value| values.push(value));
+        self.values = values.some();
         self.add_nest(route, prefix);
     }
 
     /// All routes, the innermost first. One for another method answers nothing, and only its pattern counts.
     fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.other_method.iter().chain(&self.route).chain(self.outer.iter())
+        self.other_method.iter().chain(&self.route).chain(self.outer())
+    }
+
+    /// The routes in the routers around the innermost one, the innermost of them first.
+    fn outer(&self) -> impl DoubleEndedIterator<Item = &Arc<Route>> {
+        self.outer.iter().flat_map(OuterRoutes::iter)
     }
 
     /// The route whose pattern is the request's. None if it is nested, or if none matched.
     fn sole_route(&self) -> Option<&Arc<Route>> {
-        let is_sole = self.outer.is_empty() && self.other_method.is_none();
+        let is_sole = self.outer.is_none() && self.other_method.is_none();
         self.route.as_ref().filter(|route| is_sole && matches!(route.place, RoutePlace::At(_)))
     }
 
     /// The route at a depth, counted from the outermost.
     fn route_at(&self, depth: usize) -> Option<&Route> {
-        match self.outer.len().checked_sub(depth) {
-            Some(0) => self.route.as_deref(),
-            Some(left) => self.outer.get(left.saturating_sub(1)),
+        match &self.outer {
+            None if depth == 0 => self.route.as_deref(),
             None => None,
+            Some(outer) => match outer.len().checked_sub(depth)? {
+                0 => self.route.as_deref(),
+                left => outer.get(left.saturating_sub(1)),
+            },
         }
     }
 
@@ -513,12 +516,12 @@ impl RouteMatch {
     /// route, for which nothing is allocated.
     #[inline(always)]
     fn is_exactly(&self, route: &Route, request: &Request) -> bool {
-        if !self.values.is_empty() {
+        if self.values.is_some() {
             return false;
         }
         let mut rest = request.uri().path();
-        if !self.outer.is_empty() {
-            for outer in self.outer.iter().rev() {
+        if self.outer.is_some() {
+            for outer in self.outer().rev() {
                 let RoutePlace::Nest(prefix) = &outer.place else { return false };
                 let Some(below) = rest.strip_prefix(&*prefix.text) else { return false };
                 rest = below;
@@ -533,11 +536,11 @@ impl RouteMatch {
 
     fn attach_match(&mut self, request: &mut Request) {
         let is_nested = |route: &&Arc<Route>| route.is_nest();
-        let nests: Vec<_> = self.outer.iter().rev().chain(&self.route).filter(is_nested).cloned().collect();
+        let nests: Vec<_> = self.outer().rev().chain(&self.route).filter(is_nested).cloned().collect();
         let is_placed = |route: &&Arc<Route>| !matches!(route.place, RoutePlace::Fallback);
         let Some(route) = self.routes().find(is_placed).map(Arc::clone) else { return };
         let has_pattern = !route.is_nest() || self.is_opaque;
-        let values = std::mem::take(&mut self.values);
+        let values = self.values.take().unwrap_or_default();
         let matched = Matched { route, nests, values, prefix: self.prefix, has_pattern };
         request.extensions_mut().insert(matched);
     }

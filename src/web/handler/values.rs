@@ -30,8 +30,9 @@ impl Values {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+    /// None if there are no values.
+    pub(crate) fn some(self) -> Option<Values> {
+        (self.len > 0).then_some(self)
     }
 
     #[inline]
@@ -68,7 +69,7 @@ mod tests {
         for n in 0..=all.len() {
             let mut values = Values::with_room(n, 3);
             all.iter().take(n).for_each(|value| values.push(value));
-            assert_eq!(values.is_empty(), n == 0);
+            assert_eq!(values.clone().some().is_none(), n == 0);
             assert!(values.iter().eq(all.into_iter().take(n)), "{values:?}");
             assert_eq!(values.get(n), None);
             assert!((0..n).all(|at| values.get(at) == Some(all[at])), "{values:?}");
