@@ -20,7 +20,7 @@ use crate::web::body::{Author, BodyError};
 use crate::web::extract::InputError;
 use crate::web::handler::call_deadline;
 use crate::web::resume::ResumeName;
-use crate::web::spare::spare;
+use crate::web::spare::text;
 use crate::{Body, Response};
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -99,12 +99,6 @@ pub(crate) fn log_failure(what: impl Display) {
     if !call_deadline::note_failure(&what) {
         error!("500: {what}"; reason:% = Escaped(&what));
     }
-}
-
-/// A response with the type of text.
-#[inline]
-fn text(body: Body) -> Response {
-    Response::from_parts(spare(), body)
 }
 
 fn typed(content_type: HeaderValue, body: Body) -> Response {

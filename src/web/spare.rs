@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 use http::response::Parts;
 use http::{HeaderValue, StatusCode, Version};
 
-use crate::Response;
+use crate::{Body, Response};
 
 /// The type that most responses have.
 pub(super) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -17,18 +17,20 @@ thread_local! {
     static SPARE: RefCell<Option<Parts>> = const { RefCell::new(None) };
 }
 
-/// The head of the next response.
+/// A response with the type of text.
 #[inline]
-pub(super) fn spare() -> Parts {
-    let spare = SPARE.try_with(|spare| spare.borrow_mut().take());
-    spare.ok().flatten().unwrap_or_else(new_spare)
+pub(super) fn text(body: Body) -> Response {
+    match SPARE.try_with(|spare| spare.borrow_mut().take()) {
+        Ok(Some(parts)) => Response::from_parts(parts, body),
+        _ => new_text(body),
+    }
 }
 
 #[cold]
-fn new_spare() -> Parts {
-    let mut parts = Response::default().into_parts().0;
-    parts.headers.insert(CONTENT_TYPE, TEXT);
-    parts
+fn new_text(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response
 }
 
 /// Keeps the memory of a response's head that was sent. It is changed where it is, because it is large.
@@ -51,8 +53,8 @@ pub(crate) fn recycle(place: &mut Option<Response>) {
         }
     }
     (*sent.status_mut(), *sent.version_mut()) = (StatusCode::OK, Version::HTTP_11);
-    let Some((parts, body)) = place.take().map(Response::into_parts) else { return };
+    // The body is dropped last. To pass it to `drop` would copy it once more.
+    let Some((parts, _body)) = place.take().map(Response::into_parts) else { return };
     // A thread that is ending keeps nothing.
     let _ = SPARE.try_with(|spare| *spare.borrow_mut() = Some(parts));
-    drop(body);
 }
