@@ -37,12 +37,17 @@ use crate::web::upgrade::Upgraded;
 /// ```
 pub struct Body {
     kind: BodyKind,
-    conn_info: Option<Arc<ConnInfo>>,
-    /// The request's head as received.
-    head: Bytes,
+    received: Option<Received>,
     /// The path is the pattern of the route that matched, with prefixes of nested routers of so many bytes.
     routed: Option<u16>,
     author: Author,
+}
+
+/// How a request was received.
+struct Received {
+    conn_info: Arc<ConnInfo>,
+    /// Its head as received.
+    head: Bytes,
 }
 
 /// Who has written the content of a response.
@@ -319,7 +324,7 @@ impl Body {
     }
 
     pub(crate) const fn of(kind: BodyKind) -> Body {
-        Body { kind, conn_info: None, head: Bytes::new(), routed: None, author: Author::Handler }
+        Body { kind, received: None, routed: None, author: Author::Handler }
     }
 
     #[inline(always)]
@@ -327,16 +332,10 @@ impl Body {
         Body::of(if bytes.is_empty() { BodyKind::Empty } else { BodyKind::Bytes(bytes) })
     }
 
-    /// Sets the head of the request.
+    /// Sets the connection on which the request was received, and its head.
     #[inline(always)]
-    pub(crate) fn set_head(&mut self, head: Bytes) {
-        self.head = head;
-    }
-
-    /// Sets the connection on which the request was received.
-    #[inline(always)]
-    pub(crate) fn set_conn_info(&mut self, conn_info: Arc<ConnInfo>) {
-        self.conn_info = Some(conn_info);
+    pub(crate) fn set_received(&mut self, conn_info: Arc<ConnInfo>, head: Bytes) {
+        self.received = Some(Received { conn_info, head });
     }
 
     /// A source of unknown length ends with an error after `limit` bytes, unless that is its end.
@@ -349,16 +348,13 @@ impl Body {
         };
     }
 
-    pub(crate) fn head(&self) -> &[u8] {
-        &self.head
-    }
-
-    pub(crate) fn head_bytes(&self) -> &Bytes {
-        &self.head
+    /// None if no server has received the request.
+    pub(crate) fn head(&self) -> Option<&Bytes> {
+        self.received.as_ref().map(|received| &received.head)
     }
 
     pub(crate) fn conn_info(&self) -> Option<&Arc<ConnInfo>> {
-        self.conn_info.as_ref()
+        self.received.as_ref().map(|received| &received.conn_info)
     }
 
     /// Notes that the request matched a route without parameters: its path is the pattern, of which `prefix` bytes are the

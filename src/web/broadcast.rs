@@ -406,7 +406,7 @@ mod tests {
     fn request(phase: &PhaseWatch) -> Request {
         let conn_info = Arc::new(ConnInfo::new(None, phase.clone(), 1));
         let mut request = Request::default();
-        request.body_mut().set_conn_info(conn_info);
+        request.body_mut().set_received(conn_info, bytes::Bytes::new());
         request
     }
 

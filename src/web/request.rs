@@ -571,7 +571,7 @@ impl RequestExt for Request {
     }
 
     fn head_text(&self) -> &[u8] {
-        self.body().head()
+        self.body().head().map_or(&[], |head| head)
     }
 
     fn trailers(&self) -> Option<&HeaderMap> {
@@ -779,7 +779,7 @@ mod tests {
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
         let conn_info = Arc::new(ConnInfo::new(peer, phase.clone(), 3));
         let mut req = Request::default();
-        req.body_mut().set_conn_info(conn_info);
+        req.body_mut().set_received(conn_info, Bytes::new());
         let drain = req.drain();
         assert_eq!((req.peer_addr(), req.generation(), req.is_draining()), (peer, 3, false));
         assert!(!drain.is_draining());

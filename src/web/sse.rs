@@ -440,7 +440,7 @@ mod tests {
         watch.set(phase);
         let conn_info = Arc::new(ConnInfo::new(None, watch, 1));
         let mut req = Request::default();
-        req.body_mut().set_conn_info(conn_info);
+        req.body_mut().set_received(conn_info, bytes::Bytes::new());
         req.headers_mut().insert("last-event-id", "41".parse().unwrap());
         let response = response(&req, write);
         assert_eq!(response.headers()["content-type"], "text/event-stream");

@@ -41,8 +41,9 @@ pub fn head(data: &[u8]) {
 }
 
 fn parse(input: &[u8], limits: &Limits, memory: &mut HeadMemory) -> Result<Option<RequestHead>, Refusal> {
-    let mut head = RequestHead::default();
-    Ok(parser::parse_head(input, limits, memory, &mut head)?.then_some(head))
+    let mut head = None;
+    parser::parse_head(input, limits, memory, &mut head)?;
+    Ok(head)
 }
 
 fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
@@ -55,8 +56,8 @@ fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
         if let Err(refusal) = parse(part, limits, memory) {
             assert_eq!(whole.as_ref().err(), Some(&refusal), "refused after {cut} bytes, and not in the end");
         }
-        let mut head = RequestHead::default();
-        scanned = scan.parse(part, limits, memory, &mut head).map(|is_complete| is_complete.then_some(head));
+        let mut head = None;
+        scanned = scan.parse(part, limits, memory, &mut head).map(drop).map(|()| head);
         if !matches!(scanned, Ok(None)) {
             break;
         }

@@ -114,7 +114,7 @@ const FIRST_FIELDS: usize = 6;
 /// length.
 ///
 /// Wrong bytes are refused when their line has ended at the latest: the refusal is the same as for the head in one piece.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Scan {
     seen: usize,
     parsed: usize,
@@ -135,50 +135,50 @@ impl Scan {
         Ok(input.len().saturating_sub(rest.len()))
     }
 
-    /// As [`parse_head`]; `input` starts with the same bytes as at the last call that gave `Ok(false)`.
+    /// As [`parse_head`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
     #[inline]
-    pub(crate) fn parse(
+    pub(crate) fn parse<'p>(
         &mut self,
         input: &[u8],
         limits: &Limits,
         memory: &mut HeadMemory,
-        head: &mut RequestHead,
-    ) -> Result<bool, Refusal> {
+        place: &'p mut Option<RequestHead>,
+    ) -> Result<Option<&'p mut RequestHead>, Refusal> {
         let ends_line = || input.get(self.seen..).unwrap_or_default().contains(&b'\n');
         let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes || ends_line();
         if !due {
             self.seen = input.len();
-            return Ok(false);
+            return Ok(None);
         }
-        let is_complete = parse_head(input, limits, memory, head)?;
-        if is_complete {
+        let head = parse_head(input, limits, memory, place)?;
+        if head.is_some() {
             *self = Scan::default();
         } else {
             (self.seen, self.parsed) = (input.len(), input.len());
         }
-        Ok(is_complete)
+        Ok(head)
     }
 }
 
-/// Parses the head that `input` starts with into `head`: a head is large, so it is written where it stays. False if it is
-/// not complete yet.
-pub(crate) fn parse_head(
+/// Parses the head that `input` starts with. It is large, so it is written where it stays, in `place`. None if it is not
+/// complete yet.
+pub(crate) fn parse_head<'p>(
     input: &[u8],
     limits: &Limits,
     memory: &mut HeadMemory,
-    head: &mut RequestHead,
-) -> Result<bool, Refusal> {
+    place: &'p mut Option<RequestHead>,
+) -> Result<Option<&'p mut RequestHead>, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
     if memory.tokens.find(lines, limits, &memory.fields)? {
         let len = memory.tokens.len;
-        memory.copy(lines.get(..len).unwrap_or_default(), &mut head.summary.text);
-        assemble(&memory.tokens, &mut memory.fields, head)?;
+        let text = memory.copy(lines.get(..len).unwrap_or_default());
+        let head = assemble(&memory.tokens, text, &mut memory.fields, place)?;
         head.len = window.len().saturating_sub(lines.len()).saturating_add(len);
-        return Ok(true);
+        return Ok(Some(head));
     }
     if window.len() < limits.head_bytes {
-        return Ok(false);
+        return Ok(None);
     }
     // RFC 9112 §3: the bytes so far are longer than any known method.
     let is_in_method = !matches!(lines, [] | [b'\r', ..]) && !lines.contains(&b' ');
@@ -204,14 +204,25 @@ pub(crate) fn is_to_head(input: &[u8]) -> bool {
 }
 
 /// The tokens are parts of the head's text.
-fn assemble(tokens: &Tokens, known: &mut KnownFields, head: &mut RequestHead) -> Result<(), Refusal> {
-    let RequestHead { request, summary, framing, expect_continue, .. } = head;
+fn assemble<'p>(
+    tokens: &Tokens,
+    text: Bytes,
+    known: &mut KnownFields,
+    place: &'p mut Option<RequestHead>,
+) -> Result<&'p mut RequestHead, Refusal> {
+    let version = tokens.version;
+    let head = place.insert(RequestHead {
+        request: None,
+        summary: RequestSummary { method: Method::GET, version, keep_alive: false, upgrade: false, text },
+        framing: Framing::None,
+        expect_continue: false,
+        len: 0,
+    });
+    let RequestHead { request, summary, framing, expect_continue, .. } = &mut *head;
     let text = &summary.text;
-    let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
     // Set where the body stays: a body is large.
     let request = request.insert(Request::new(Body::empty()));
-    request.body_mut().set_head(text.clone());
-    let version = tokens.version;
+    let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
     *request.version_mut() = version;
     // A new request is a GET of `/`.
     if !tokens.is_get {
@@ -242,12 +253,11 @@ fn assemble(tokens: &Tokens, known: &mut KnownFields, head: &mut RequestHead) ->
         request.headers_mut().try_insert(HOST, host).map_err(|_| *TOO_MANY_FIELDS)?;
     }
     summary.method = request.method().clone();
-    summary.version = version;
     summary.keep_alive = !fields.close && (version == Version::HTTP_11 || fields.keep_alive);
     // RFC 9110 §10.1.1: 100 is never sent to a 1.0 client, and not where no body is announced.
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
     *expect_continue = fields.expect_continue && version == Version::HTTP_11 && has_body;
-    Ok(())
+    Ok(head)
 }
 
 fn assemble_fields(
@@ -314,13 +324,15 @@ mod tests {
     }
 
     fn parse_with(memory: &mut HeadMemory, input: &[u8], limits: &Limits) -> Parsed {
-        let mut head = RequestHead::default();
-        Ok(parse_head(input, limits, memory, &mut head)?.then_some(head))
+        let mut head = None;
+        parse_head(input, limits, memory, &mut head)?;
+        Ok(head)
     }
 
     fn scan_with(scan: &mut Scan, input: &[u8], limits: &Limits) -> Parsed {
-        let mut head = RequestHead::default();
-        Ok(scan.parse(input, limits, &mut HeadMemory::default(), &mut head)?.then_some(head))
+        let mut head = None;
+        scan.parse(input, limits, &mut HeadMemory::default(), &mut head)?;
+        Ok(head)
     }
 
     /// One line that says what became of a head: the status, or what it asks for.

@@ -26,24 +26,22 @@ impl HeadMemory {
     /// How many heads of which something is kept are remembered.
     pub(super) const MOST_KEPT: usize = 32;
 
-    /// Copies the text of a head to `place`, which is empty.
+    /// Copies the text of a head.
     #[inline(always)]
-    pub(super) fn copy(&mut self, text: &[u8], place: &mut Bytes) {
+    pub(super) fn copy(&mut self, text: &[u8]) -> Bytes {
         if text.len() > HeadMemory::MOST {
-            *place = Bytes::copy_from_slice(text);
-            return;
+            return Bytes::copy_from_slice(text);
         }
         // Split, it counts its handles from the start, and need not be converted for each head.
         let new = || BytesMut::with_capacity(text.len()).split_off(0);
-        let last = std::mem::replace(&mut self.text, std::mem::take(place));
-        let mut copy = match last.try_into_mut() {
+        let mut copy = match std::mem::take(&mut self.text).try_into_mut() {
             Ok(last) => last,
             Err(none) if none.is_empty() => new(),
             Err(last) => self.oldest_free(last).unwrap_or_else(new),
         };
         copy.clear();
         copy.extend_from_slice(text);
-        *place = copy.freeze();
+        copy.freeze()
     }
 
     /// Keeps a head of which something is kept. Gives the memory of the oldest one, or a copy if something of that is still kept.

@@ -140,8 +140,9 @@ mod tests {
     use crate::base::property::{BYTES, CASES, check, list};
 
     fn parse(memory: &mut HeadMemory, input: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
-        let mut head = RequestHead::default();
-        Ok(parse_head(input, limits, memory, &mut head)?.then_some(head))
+        let mut head = None;
+        parse_head(input, limits, memory, &mut head)?;
+        Ok(head)
     }
 
     #[test]

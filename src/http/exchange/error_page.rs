@@ -14,7 +14,7 @@ use crate::base::limits::Limits;
 use crate::base::log::error;
 use crate::base::status::Counters;
 use crate::http::codec::encode::{BodyFraming, ResponseHead};
-use crate::http::codec::{DateLine, HeadMemory, Refusal, RequestHead, RequestSummary, parse_head};
+use crate::http::codec::{DateLine, HeadMemory, Refusal, RequestSummary, parse_head};
 use crate::web::body::Author;
 use crate::web::error_pages::{ErrorPages, NoPage, add_fields, error_of};
 use crate::web::response::IntoResponse;
@@ -59,9 +59,9 @@ pub(super) fn add_page(
 ) {
     let Some(mut error) = error_of(response) else { return };
     // The head is parsed once more, because its parts went to the handler.
-    let mut head = RequestHead::default();
-    let is_complete = parse_head(received, limits, &mut HeadMemory::default(), &mut head) == Ok(true);
-    error = match head.request.filter(|_| is_complete) {
+    let mut place = None;
+    let head = parse_head(received, limits, &mut HeadMemory::default(), &mut place);
+    error = match head.ok().flatten().and_then(|head| head.request.take()) {
         Some(request) => error.with_request(request.into_parts().0),
         None => error.with_accept(accept_within(received)),
     };

@@ -366,8 +366,19 @@ impl<'a> Exchange<'a> {
 
     #[inline(always)]
     fn step(&mut self) -> Flow {
-        match std::mem::take(&mut self.client.progress.stage) {
+        match self.client.progress.stage {
             ExchangeStage::Head { scan, since } => self.read_head(scan, since),
+            ref mut stage => {
+                let stage = std::mem::take(stage);
+                self.go_on(stage)
+            }
+        }
+    }
+
+    fn go_on(&mut self, stage: ExchangeStage) -> Flow {
+        match stage {
+            // `step` reads it in place.
+            ExchangeStage::Head { .. } => ControlFlow::Continue(()),
             ExchangeStage::Body(collecting) => self.read_body(collecting),
             ExchangeStage::Upload(request) => self.upload(request),
             ExchangeStage::Response(sending) => self.send_body(sending),

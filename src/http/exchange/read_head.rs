@@ -37,6 +37,8 @@ impl RoutedRequest {
 }
 
 impl Exchange<'_> {
+    /// The stage is `Head`, with these values.
+    #[inline(always)]
     pub(super) fn read_head(&mut self, mut scan: Scan, since: Option<Instant>) -> Flow {
         if let Some(b'\r' | b'\n') = self.worker.input.unused().first() {
             match scan.skip_empty_lines(self.worker.input.unused()) {
@@ -49,14 +51,14 @@ impl Exchange<'_> {
         }
         if !self.worker.input.is_empty() {
             if self.is_over() {
-                self.client.progress.stage = ExchangeStage::Head { scan, since: since.or(Some(self.now)) };
+                self.note_head(scan, since.or(Some(self.now)));
                 return ControlFlow::Break(self.requeue());
             }
             let WorkerState { input, heads, .. } = &mut *self.worker;
-            let mut head = RequestHead::default();
-            match scan.parse(input.unused(), &self.common.limits, heads, &mut head) {
-                Ok(true) => return self.accept(&mut head),
-                Ok(false) => {}
+            let mut place = None;
+            match scan.parse(input.unused(), &self.common.limits, heads, &mut place) {
+                Ok(Some(head)) => return self.accept(head),
+                Ok(None) => {}
                 Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
             }
         }
@@ -66,7 +68,7 @@ impl Exchange<'_> {
     fn read_more_of_head(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
         let is_idle = self.worker.input.is_empty() && !self.client.stream.holds_part();
         let since = if is_idle { None } else { since.or(Some(self.now)) };
-        self.client.progress.stage = ExchangeStage::Head { scan, since };
+        self.note_head(scan, since);
         // Answers to earlier requests don't wait for the next one.
         self.flush()?;
         self.client.progress.blocked = None;
@@ -92,6 +94,14 @@ impl Exchange<'_> {
         }
     }
 
+    /// Notes how far the head has come, in place: the stage is `Head`.
+    #[inline(always)]
+    fn note_head(&mut self, scan: Scan, since: Option<Instant>) {
+        if let ExchangeStage::Head { scan: noted, since: noted_since } = &mut self.client.progress.stage {
+            (*noted, *noted_since) = (scan, since);
+        }
+    }
+
     fn end_in_head(&mut self) -> Disposition {
         match self.refusal_of_incomplete_head() {
             Some(refusal) => self.refuse(&refusal),
@@ -109,7 +119,7 @@ impl Exchange<'_> {
         let stream = &self.client.stream;
         let is_idle = self.worker.input.is_empty() && !stream.holds_part() && !stream.has_more();
         let since = if is_idle { None } else { since.or(Some(self.now)) };
-        self.client.progress.stage = ExchangeStage::Head { scan, since };
+        self.note_head(scan, since);
         self.flush()?;
         // A request that has started to arrive counts as in flight until the successor has it.
         self.client.guard = since.map(|_| self.worker.wait_group.guard());
@@ -125,6 +135,7 @@ impl Exchange<'_> {
     #[inline(always)]
     fn accept(&mut self, head: &mut RequestHead) -> Flow {
         self.worker.input.consume(head.len);
+        self.note_head(Scan::default(), None);
         let moved_since = self.client.progress.moved_since.take();
         if self.client.guard.is_none() {
             self.client.guard = Some(self.worker.wait_group.guard());
@@ -135,7 +146,8 @@ impl Exchange<'_> {
         let mut route = RouteMatch::default();
         add_route(handler, &head.summary.method, head.path(), &mut route);
         if let Some(request) = &mut head.request {
-            request.body_mut().set_conn_info(Arc::clone(&self.client.conn_info));
+            let conn_info = Arc::clone(&self.client.conn_info);
+            request.body_mut().set_received(conn_info, head.summary.text.clone());
         }
         match head.framing {
             Framing::None | Framing::Length(0) => self.answer(head, &mut route, After::Keep),

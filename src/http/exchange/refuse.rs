@@ -55,7 +55,7 @@ impl Exchange<'_> {
     /// piece, so a head that remains incomplete is checked once more.
     pub(super) fn refusal_of_incomplete_head(&self) -> Option<Refusal> {
         let input = self.worker.input.unused();
-        parse_head(input, &self.common.limits, &mut HeadMemory::default(), &mut RequestHead::default()).err()
+        parse_head(input, &self.common.limits, &mut HeadMemory::default(), &mut None).err()
     }
 
     /// Answers a connection whose deadline passed while it was parked.

@@ -235,7 +235,8 @@ mod tests {
     fn from(peer: &str) -> Request {
         let peer = Some(format!("{peer}:1000").parse().unwrap());
         let mut request = Request::default();
-        request.body_mut().set_conn_info(Arc::new(ConnInfo::new(peer, PhaseWatch::new(), 1)));
+        let conn_info = Arc::new(ConnInfo::new(peer, PhaseWatch::new(), 1));
+        request.body_mut().set_received(conn_info, bytes::Bytes::new());
         request
     }
 

@@ -74,9 +74,10 @@ impl Constructed {
 impl Received {
     #[inline(always)]
     fn of(request: &Request) -> Received {
-        let head = request.body().head_bytes();
-        let constructed = head.is_empty().then(|| Constructed::of(request));
-        Received { constructed, head: head.clone() }
+        match request.body().head() {
+            Some(head) => Received { constructed: None, head: head.clone() },
+            None => Received { constructed: Some(Constructed::of(request)), head: Bytes::new() },
+        }
     }
 
     fn line(&self) -> RequestLine<'_> {
@@ -183,9 +184,10 @@ impl Pattern {
             let matched = request.extensions().get::<Matched>();
             return matched.and_then(Matched::shared_pattern).map_or(Pattern::Unknown, Pattern::Shared);
         }
-        let (head, path) = (request.body().head(), request.uri().path());
+        let path = request.uri().path();
+        let is_own = |head: &Bytes| path_of(RequestLine::of_head(head).target) == path.as_bytes();
         // A handler further outside may have changed the path.
-        if head.is_empty() || path_of(RequestLine::of_head(head).target) == path.as_bytes() {
+        if request.body().head().is_none_or(is_own) {
             return Pattern::Path;
         }
         Pattern::Shared(SharedPattern::Text(path.into()))
