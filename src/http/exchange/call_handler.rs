@@ -58,7 +58,7 @@ impl Exchange<'_> {
         }
         // Where several responses are written together, the limits of the last one apply.
         self.client.progress.patience = route.own_rules().map(|rules| self.response_patience(&rules.limits));
-        let listener_handler = self.listener_handler();
+        let listener_handler = self.listener_handler;
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         if !self.is_current {
             self.now = Instant::now();
@@ -113,7 +113,7 @@ impl Exchange<'_> {
         };
         self.worker.current_request.begin(&summary.text, Instant::now());
         route.attach(request);
-        route.ask_guards(&*self.listener_handler().handler.0, request, Some(&self.worker.panics));
+        route.ask_guards(&*self.listener_handler.handler.0, request, Some(&self.worker.panics));
         self.now = Instant::now();
         self.end_call(&Extensions::new());
         ControlFlow::Continue(())
@@ -123,7 +123,7 @@ impl Exchange<'_> {
     /// handler runs for a client that has disconnected.
     #[inline(always)]
     pub(super) fn prepare_call(&mut self, route: &RouteMatch) -> Flow {
-        let latency = route.latency().unwrap_or_else(|| &self.listener_handler().latency);
+        let latency = route.latency().unwrap_or(&self.listener_handler.latency);
         if latency.is_long() { self.prepare_long_call(latency.blocks()) } else { ControlFlow::Continue(()) }
     }
 

@@ -46,14 +46,14 @@ impl Exchange<'_> {
             self.common.parking.outbox.note_kept(self.client, &self.worker.counters);
         }
         match after {
-            After::Discard(_) => After::Close(CloseReason::BodyUnread),
-            _ => After::Close(reason),
+            After::Discard => After::Close(CloseReason::BodyUnread),
+            After::Keep | After::Close(_) => After::Close(reason),
         }
     }
 
     /// Notes the request with which the connection ends, if its response announces that, and the client did not ask for it.
-    pub(super) fn note_last(&mut self, after: &After, head: &Bytes) {
-        if matches!(after, After::Close(reason) if *reason != CloseReason::ClientAsked) {
+    pub(super) fn note_last(&mut self, after: After, head: &Bytes) {
+        if matches!(after, After::Close(reason) if reason != CloseReason::ClientAsked) {
             self.last_head = Some(head.clone());
         }
     }

@@ -74,8 +74,8 @@ use crate::web::wrap::Entries;
 
 use deadline::Deadlines;
 use detached::{Detached, Detachment};
-use progress::ExchangeStage;
 pub(crate) use progress::Progress;
+use progress::{ExchangeStage, Unread};
 pub(crate) use read_body::Stores;
 pub(crate) use refuse::overloaded;
 pub(crate) use resume::StreamResumer;
@@ -257,7 +257,10 @@ struct Exchange<'a> {
     worker: &'a mut WorkerState,
     common: &'a Common,
     queue: &'a Queue<Ready<Progress>>,
+    listener_handler: &'a ListenerHandler,
     permit: Option<StreamingPermit<'a>>,
+    /// The rest of the request's body, if it is dropped after the response.
+    unread: Option<Box<Unread>>,
     /// The last read left room in the buffer: the socket is empty.
     drained: bool,
     /// The head of the request with which the connection ends.
@@ -285,12 +288,16 @@ impl<'a> Exchange<'a> {
         permit: Option<StreamingPermit<'a>>,
         now: Instant,
     ) -> Exchange<'a> {
+        #[expect(clippy::indexing_slicing, reason = "the index comes from the listener's configuration")]
+        let listener_handler = &common.handlers[client.handler_index];
         Exchange {
             client,
             worker,
             common,
             queue,
+            listener_handler,
             permit,
+            unread: None,
             drained: false,
             last_head: None,
             entries: Entries::default(),
@@ -390,11 +397,6 @@ impl<'a> Exchange<'a> {
     /// Whether other connections come first before anything more is started.
     fn is_over(&self) -> bool {
         self.served >= TURN_REQUESTS || self.now >= self.ends
-    }
-
-    fn listener_handler(&self) -> &'a ListenerHandler {
-        #[expect(clippy::indexing_slicing, reason = "the index comes from the listener's configuration")]
-        &self.common.handlers[self.client.handler_index]
     }
 
     /// Drops a value of the user's, in the exchange that `head` started.

@@ -85,9 +85,11 @@ impl Exchange<'_> {
         match after {
             After::Keep if self.worker.out.len() < BATCH_BYTES => ControlFlow::Continue(()),
             After::Keep => self.flush(),
-            After::Discard(unread) => {
+            After::Discard => {
                 let until = self.now + self.common.timeouts.body_stall;
-                self.client.progress.stage = ExchangeStage::Discard { unread, until };
+                if let Some(unread) = self.unread.take() {
+                    self.client.progress.stage = ExchangeStage::Discard { unread, until };
+                }
                 ControlFlow::Continue(())
             }
             After::Close(reason) => ControlFlow::Break(self.close(reason)),

@@ -62,10 +62,11 @@ pub(super) struct Unread {
 }
 
 /// What becomes of the connection when a response is out.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
     Keep,
-    /// Kept, once the rest of the request's body is read and dropped.
-    Discard(Box<Unread>),
+    /// Kept, once the rest of the request's body, which the exchange has as `unread`, is read and dropped.
+    Discard,
     /// The response announces it.
     Close(CloseReason),
 }

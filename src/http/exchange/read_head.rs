@@ -136,13 +136,12 @@ impl Exchange<'_> {
     fn accept(&mut self, head: &mut RequestHead) -> Flow {
         self.worker.input.consume(head.len);
         self.note_head(Scan::default(), None);
-        let moved_since = self.client.progress.moved_since.take();
         if self.client.guard.is_none() {
             self.client.guard = Some(self.worker.wait_group.guard());
         }
         self.client.served = self.client.served.saturating_add(1);
         self.served = self.served.saturating_add(1);
-        let handler = &*self.listener_handler().handler.0;
+        let handler = &*self.listener_handler.handler.0;
         let mut route = RouteMatch::default();
         add_route(handler, &head.summary.method, head.path(), &mut route);
         if let Some(request) = &mut head.request {
@@ -150,12 +149,16 @@ impl Exchange<'_> {
             request.body_mut().set_received(conn_info, head.summary.text.clone());
         }
         match head.framing {
-            Framing::None | Framing::Length(0) => self.answer(head, &mut route, After::Keep),
-            _ => self.accept_body(head, &mut route, moved_since.unwrap_or(self.now)),
+            Framing::None | Framing::Length(0) => {
+                self.client.progress.moved_since = None;
+                self.answer(head, &mut route, After::Keep)
+            }
+            _ => self.accept_body(head, &mut route),
         }
     }
 
-    fn accept_body(&mut self, head: &mut RequestHead, route: &mut RouteMatch, started: Instant) -> Flow {
+    fn accept_body(&mut self, head: &mut RequestHead, route: &mut RouteMatch) -> Flow {
+        let started = self.client.progress.moved_since.take().unwrap_or(self.now);
         let limits = &self.common.limits;
         let limit = route.rules().limits.body_bytes.unwrap_or(limits.body_bytes);
         if !route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {

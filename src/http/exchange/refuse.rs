@@ -114,7 +114,8 @@ impl Exchange<'_> {
         let after = match head.framing {
             Framing::Length(n) if n <= budget && !head.expect_continue => {
                 let decoder = Decoder::new(head.framing, &self.common.limits);
-                After::Discard(Box::new(Unread { decoder, budget }))
+                self.unread = Some(Box::new(Unread { decoder, budget }));
+                After::Discard
             }
             _ => After::Close(CloseReason::BodyUnread),
         };

@@ -35,7 +35,7 @@ impl Exchange<'_> {
         // A replacement is in memory and has a final status, and is never replaced in turn.
         let mut thread = None;
         let framing = loop {
-            match self.prepare(request, response, &after, &mut thread) {
+            match self.prepare(request, response, after, &mut thread) {
                 Ok(framing) => break framing,
                 Err(status) => {
                     let mut replacement = instead(status, response.headers(), &request.text);
@@ -47,7 +47,7 @@ impl Exchange<'_> {
             }
         };
         let after = self.keep_or_close(request, response, framing, after);
-        self.note_last(&after, &request.text);
+        self.note_last(after, &request.text);
         self.write_head(request, response, framing, !matches!(after, After::Close(_)));
         let mut name = None;
         if !response.extensions().is_empty() {
@@ -76,7 +76,8 @@ impl Exchange<'_> {
         };
         match body {
             Some(body) => {
-                let sending = Sending { body, after, head: request.text.clone(), ending };
+                let unread = self.unread.take();
+                let sending = Sending { body, after, unread, head: request.text.clone(), ending };
                 self.client.progress.stage = ExchangeStage::Response(Box::new(sending));
                 ControlFlow::Continue(())
             }
@@ -115,7 +116,7 @@ impl Exchange<'_> {
         &self,
         request: &RequestSummary,
         response: &mut Response,
-        after: &After,
+        after: After,
         thread: &mut Option<ReservedThread>,
     ) -> Result<BodyFraming, StatusCode> {
         let length = match response.body().kind() {
@@ -124,9 +125,7 @@ impl Exchange<'_> {
         };
         let framing = match encode::framing(request, response.status(), response.headers(), length) {
             // The rest of the request's body must not be read as the other protocol.
-            Ok(BodyFraming::Upgrade) if !matches!(after, After::Keep) => {
-                Err(StatusCode::INTERNAL_SERVER_ERROR)
-            }
+            Ok(BodyFraming::Upgrade) if after != After::Keep => Err(StatusCode::INTERNAL_SERVER_ERROR),
             framing => framing,
         }?;
         let no_thread = || {

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 
 use super::on_end::Ending;
 use super::output::{Sent, write_out};
-use super::progress::{After, ExchangeStage};
+use super::progress::{After, ExchangeStage, Unread};
 use super::refuse::broken;
 use super::send_file::{FileSent, OutgoingFile};
 use super::stall_limits::Blocked;
@@ -35,6 +35,7 @@ const SEND_BYTES: u64 = 1 << 20;
 pub(super) struct Sending {
     pub(super) body: OutgoingBody,
     pub(super) after: After,
+    pub(super) unread: Option<Box<Unread>>,
     /// The head of the request, for the log.
     pub(super) head: Bytes,
     pub(super) ending: Option<Ending>,
@@ -99,7 +100,8 @@ impl Exchange<'_> {
                 Some(Pulled::End) => {
                     let given = sending.body.given;
                     self.end_after_output(sending.ending.take(), given);
-                    self.note_last(&sending.after, &sending.head);
+                    self.note_last(sending.after, &sending.head);
+                    self.unread = sending.unread;
                     return ControlFlow::Continue(sending.after);
                 }
                 None => return ControlFlow::Break(self.cut_response(sending)),
@@ -390,8 +392,13 @@ mod tests {
         let kept = |head: &str| {
             let body = BodyKind::Source { source: Box::new(io::empty()), left: None };
             let body = OutgoingBody::new(body, BodyFraming::Chunked).unwrap();
-            let mut sending =
-                Sending { body, after: After::Keep, head: head.to_owned().into(), ending: None };
+            let mut sending = Sending {
+                body,
+                after: After::Keep,
+                unread: None,
+                head: head.to_owned().into(),
+                ending: None,
+            };
             sending.shorten_head();
             sending.shorten_head();
             sending.head

@@ -99,7 +99,10 @@ impl Exchange<'_> {
             exchange.worker.input.load(upload.unused());
             // Where the length is unknown, as much is dropped as the handler might have read.
             let discard_bytes = exchange.common.limits.discard_bytes;
-            upload.after(if length.is_some() { discard_bytes } else { discard_bytes.max(limit) })
+            let budget = if length.is_some() { discard_bytes } else { discard_bytes.max(limit) };
+            let (after, unread) = upload.after(budget);
+            exchange.unread = unread;
+            after
         })
     }
 }
@@ -222,15 +225,15 @@ impl Upload {
     }
 
     /// What happens to the connection after the response, if up to `budget` bytes may be dropped before the next request.
-    fn after(self, budget: u64) -> After {
+    fn after(self, budget: u64) -> (After, Option<Box<Unread>>) {
         let beyond = self.decoder.announced() > budget;
         if self.decoder.is_done() {
-            After::Keep
+            (After::Keep, None)
         } else if self.expects_continue || self.failed || self.pending.is_some() || beyond {
             // The client was never asked to send it, or it is malformed, or too long. The response announces the close.
-            After::Close(CloseReason::BodyUnread)
+            (After::Close(CloseReason::BodyUnread), None)
         } else {
-            After::Discard(Box::new(Unread { decoder: self.decoder, budget }))
+            (After::Discard, Some(Box::new(Unread { decoder: self.decoder, budget })))
         }
     }
 
