@@ -44,7 +44,7 @@ impl Route {
 
     /// Empty for a fallback.
     pub(crate) fn pattern(&self) -> &Pattern {
-        static NONE: Pattern = Pattern { text: String::new(), names: Vec::new() };
+        static NONE: Pattern = Pattern { text: String::new(), names: Vec::new(), is_normal: false };
         match &self.place {
             RoutePlace::At(pattern) | RoutePlace::Nest(pattern) => pattern,
             RoutePlace::Fallback => &NONE,
@@ -66,6 +66,8 @@ impl fmt::Debug for Route {
 pub(crate) struct Pattern {
     pub(crate) text: String,
     pub(crate) names: Vec<String>,
+    /// Whether it is in its normal spelling, which paths are compared with.
+    pub(crate) is_normal: bool,
 }
 
 /// The pattern of a route that matched.

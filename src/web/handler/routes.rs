@@ -289,6 +289,9 @@ pub struct RouteMatch {
     prefix: usize,
     /// The innermost route is that of a nested handler without routes.
     is_opaque: bool,
+    /// The path is the prefixes and the pattern of its route, in the same spelling: then it identifies the route, for which
+    /// nothing is allocated.
+    is_pattern: bool,
     guards: Guards,
     /// When the call started, by a clock that the server has read already.
     started: Option<Instant>,
@@ -403,10 +406,19 @@ impl RouteMatch {
     /// Adds the route whose handler has found this.
     #[inline(always)]
     pub(crate) fn add_outer(&mut self, route: &Arc<Route>) {
+        self.is_pattern = false;
         match &self.route {
             None => self.route = Some(Arc::clone(route)),
             Some(_) => OuterRoutes::add(&mut self.outer, Arc::clone(route)),
         }
+    }
+
+    /// As `add_outer`, for a route whose pattern in its normal spelling is the path, if `is_whole`.
+    #[inline(always)]
+    pub(crate) fn add_literal(&mut self, route: &Arc<Route>, is_whole: bool) {
+        let is_innermost = self.route.is_none() && self.other_method.is_none();
+        self.add_outer(route);
+        self.is_pattern = is_innermost && is_whole && route.pattern().is_normal;
     }
 
     /// As `add_outer`, with the values of that route's parameters.
@@ -465,6 +477,13 @@ impl RouteMatch {
         self.add_outer(route);
     }
 
+    /// As `add_nest`, for a path that begins with the prefix in its normal spelling.
+    pub(crate) fn add_literal_nest(&mut self, route: &Arc<Route>, prefix: usize) {
+        let is_pattern = self.is_pattern && route.pattern().is_normal;
+        self.add_nest(route, prefix);
+        self.is_pattern = is_pattern;
+    }
+
     /// As `add_nest`, with the values of the prefix's parameters.
     pub(crate) fn add_nest_with_values(&mut self, route: &Arc<Route>, mut values: Values, prefix: usize) {
         self.values.iter().flat_map(Values::iter).for_each(|value| values.push(value));
@@ -503,35 +522,13 @@ impl RouteMatch {
     /// Attaches the route that matched to the request. Once guards were asked, that is done.
     #[inline(always)]
     pub(crate) fn attach(&mut self, request: &mut Request) {
-        match &self.route {
-            Some(route) if self.other_method.is_none() && self.is_exactly(route, request) => {
-                request.body_mut().set_routed(self.prefix);
-            }
-            _ if self.guards != Guards::Asked => self.attach_match(request),
-            _ => {}
+        // A route that is attached already is replaced.
+        let is_attached = || self.outer.is_some() && request.extensions().get::<Matched>().is_some();
+        if self.is_pattern && !is_attached() {
+            request.body_mut().set_routed(self.prefix);
+        } else if self.guards != Guards::Asked {
+            self.attach_match(request);
         }
-    }
-
-    /// Whether the request's path is the prefixes and the pattern of its route, in the same spelling: then it identifies the
-    /// route, for which nothing is allocated.
-    #[inline(always)]
-    fn is_exactly(&self, route: &Route, request: &Request) -> bool {
-        if self.values.is_some() {
-            return false;
-        }
-        let mut rest = request.uri().path();
-        if self.outer.is_some() {
-            for outer in self.outer().rev() {
-                let RoutePlace::Nest(prefix) = &outer.place else { return false };
-                let Some(below) = rest.strip_prefix(&*prefix.text) else { return false };
-                rest = below;
-            }
-            // A route that is attached already is replaced.
-            if request.extensions().get::<Matched>().is_some() {
-                return false;
-            }
-        }
-        matches!(&route.place, RoutePlace::At(pattern) if pattern.text == rest)
     }
 
     fn attach_match(&mut self, request: &mut Request) {

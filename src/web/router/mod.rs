@@ -255,7 +255,8 @@ impl Router {
         let label = Label(method.as_ref().map_or("any", Method::as_str), text);
         match self.place(label, method.as_ref()) {
             Ok((path, names)) => {
-                let pattern = Pattern { text: text.to_owned(), names };
+                let is_normal = self.paths.get(path).is_some_and(|path| path.normal == text);
+                let pattern = Pattern { text: text.to_owned(), names, is_normal };
                 self.push(path, Route::new(method.clone(), RoutePlace::At(pattern), handler));
                 self.extensions.extend(method.filter(|method| !is_standard(method)));
             }
@@ -309,8 +310,8 @@ impl Router {
         self.insert(&format!("{normal}/{BELOW}"), index)?;
         self.imply(&format!("{normal}/"), index);
         self.imply(&normal, index);
+        let pattern = Pattern { text: prefix.to_owned(), names, is_normal: normal == prefix };
         self.paths.push(Path { normal, routes: Vec::new(), allow: allow(&mut iter::empty()) });
-        let pattern = Pattern { text: prefix.to_owned(), names };
         self.push(index, Route::new(None, RoutePlace::Nest(pattern), handler));
         Ok(())
     }
@@ -408,17 +409,17 @@ impl Routes for Router {
             return found.refuse(plain(StatusCode::NOT_IMPLEMENTED));
         }
         // What follows a prefix may be empty.
-        let path = if path.is_empty() { "/" } else { path };
+        let (path, is_whole) = if path.is_empty() { ("/", false) } else { (path, true) };
         let literal =
             self.literal().get(path).and_then(|(index, prefix)| Some((self.paths.get(*index)?, *prefix)));
         match literal.and_then(|(known, prefix)| Some((known.route(method)?, prefix))) {
             Some((route, 0)) => {
                 add_route(&*route.handler, method, path, found);
-                return found.add_outer(route);
+                return found.add_literal(route, is_whole);
             }
             Some((nest, prefix)) => {
                 add_route(&*nest.handler, method, path.get(prefix..).unwrap_or_default(), found);
-                return found.add_nest(nest, prefix);
+                return found.add_literal_nest(nest, prefix);
             }
             None => {}
         }

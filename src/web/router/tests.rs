@@ -332,13 +332,19 @@ fn a_path_that_is_its_nested_pattern_needs_no_extension() {
         let pattern = req.pattern().unwrap_or_default().into_owned();
         format!("{}|{pattern}|{}", req.prefix(), req.extensions().is_empty())
     };
-    let inner = Router::new().get("/", place).get("/x", place);
-    let router = Router::new().nest("/a/b", Router::new().nest("/c", inner));
+    let inner = || Router::new().get("/", place).get("/x", place);
+    let router = Router::new().nest("/a/b", Router::new().nest("/c", inner())).nest("/%64", inner());
+    let router = router.any("/x", inner()).get("/%65", place).get("/f", place);
     for (path, expected) in [
         ("/a/b/c/x", "/a/b/c|/a/b/c/x|true"),
         ("/a/b/c/", "/a/b/c|/a/b/c/|true"),
         ("/a/b/c", "/a/b/c|/a/b/c/|false"),
         ("/a/b/%63/x", "/a/b/c|/a/b/c/x|false"),
+        ("/d/x", "/d|/%64/x|false"),
+        ("/x", "|/x|false"),
+        ("/e", "|/%65|false"),
+        ("/%66", "|/f|false"),
+        ("/f", "|/f|true"),
     ] {
         let mut response = router.call(http::Request::get(path).body(Body::empty()).unwrap());
         assert_eq!(response.body_mut().read_text().unwrap(), expected, "{path}");
