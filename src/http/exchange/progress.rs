@@ -22,8 +22,8 @@ pub(crate) struct Progress {
     pub(super) unsent: Vec<u8>,
     /// The ends of the responses in `unsent`, or in the worker's buffer.
     pub(super) endings: Endings,
-    /// How fast the client takes the response, once the server had to wait for it.
-    pub(super) blocked: Option<Blocked>,
+    /// How fast the client takes the response, once the server had to wait for it. Few connections have it, so it is apart.
+    pub(super) blocked: Option<Box<Blocked>>,
     /// The stall limits of the last response's route. None if they are the server's.
     pub(super) patience: Option<StallLimits>,
     /// The share of the memory that all connections may hold.

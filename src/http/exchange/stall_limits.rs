@@ -52,12 +52,12 @@ impl Blocked {
 
     /// Notes that the connection is parked after the client took so many more bytes. Returns the deadline.
     pub(super) fn park(
-        blocked: &mut Option<Blocked>,
+        blocked: &mut Option<Box<Blocked>>,
         taken: usize,
         now: Instant,
         patience: StallLimits,
     ) -> Instant {
-        let blocked = blocked.get_or_insert_with(|| Blocked::new(now));
+        let blocked = blocked.get_or_insert_with(|| Box::new(Blocked::new(now)));
         blocked.take(taken, now);
         blocked.parked = Some(now);
         let left = patience.time_for(blocked.taken).saturating_sub(blocked.waited);
@@ -66,8 +66,8 @@ impl Blocked {
     }
 
     /// Notes that the connection is queued again: the client has taken all there was, so the server does not wait for it.
-    pub(super) fn requeue(blocked: &mut Option<Blocked>, taken: usize, now: Instant) {
-        blocked.get_or_insert_with(|| Blocked::new(now)).take(taken, now);
+    pub(super) fn requeue(blocked: &mut Option<Box<Blocked>>, taken: usize, now: Instant) {
+        blocked.get_or_insert_with(|| Box::new(Blocked::new(now))).take(taken, now);
     }
 
     pub(super) fn resume(&mut self, now: Instant) {
