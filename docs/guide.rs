@@ -31,6 +31,7 @@ macro_rules! links {
 [../contrib/s6/app/run]: crate::guide#files-of-the-repository
 [../contrib/supervisor/app.conf]: crate::guide#files-of-the-repository
 [../contrib/systemd]: crate::guide#files-of-the-repository
+[../src/net/acceptor/accepting.rs]: crate::guide#files-of-the-repository
 [../src/net/scheduler/policy.rs]: crate::guide#files-of-the-repository
 [../src/web/error_pages.rs]: crate::error_pages
 [../src/web/wrap/mod.rs]: crate::wrap

@@ -42,6 +42,20 @@ pub(crate) trait Portable: Default + Send + 'static {
     fn unpack(started: Option<Instant>) -> Self;
 }
 
+/// A protocol without state.
+#[cfg(test)]
+impl Portable for () {
+    fn is_portable(&self, buffered: usize, _: usize) -> bool {
+        buffered == 0
+    }
+
+    fn pack(&mut self, _: &mut Vec<u8>) -> Option<Instant> {
+        None
+    }
+
+    fn unpack(_: Option<Instant>) {}
+}
+
 /// A client's connection.
 pub(crate) struct Connection<P> {
     pub(crate) stream: Stream,

@@ -1,15 +1,15 @@
 //! What becomes of a connection that no worker has: the acceptor's thread queues it for a worker, parks it, sends it to the
 //! successor, or ends it. `timeouts` decides when idle ones are closed. Workers park by themselves (`parking`).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollTimeout;
 
 use super::Setup;
+use super::accepting::{Accepted, Accepting, Refused};
 use super::parking::{Deadline, Lingered, Parking};
-use super::pool_events::{EVENTS, NO_EVENTS};
+use super::pool_events::{EVENTS, NO_EVENTS, PoolEvent};
 use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
 use crate::base::history::millis;
@@ -18,13 +18,7 @@ use crate::base::log::warn;
 use crate::base::log::{debug, error, info};
 use crate::base::phase::Phase;
 use crate::base::status::Counters;
-use crate::net::conn_info::{ConnInfo, ProxyHop};
 use crate::net::connection::{Activity, Cause, Connection, Cut, Lingering, Portable, Ready};
-use crate::net::listener::ListenerConfig;
-#[cfg(feature = "proxy")]
-use crate::net::proxies::Proxies;
-use crate::net::slots::SlotId;
-use crate::net::stream::Stream;
 use crate::net::transfer::is_portable;
 
 /// How often events are taken for a pool whose workers are busy, in one turn of the acceptor.
@@ -34,26 +28,14 @@ const COLLECTS_PER_TURN: usize = 16;
 #[cfg(feature = "proxy")]
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
-/// Where a connection comes from.
-#[derive(Clone, Copy)]
-pub(crate) enum Origin {
-    /// A listener. None for a unix socket.
-    Accepted(Option<SocketAddr>),
-    /// A predecessor, which has read the header of a proxy, if there was one.
-    Moved { peer: Option<SocketAddr>, proxy: Option<ProxyHop>, since: Instant },
-}
-
 pub(crate) struct Connections<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(super) pools: Pools<P>,
     pub(super) counters: Arc<Counters>,
-    /// What all connections of this process have in common, and those of each listener.
-    process: ConnInfo,
-    listeners: Vec<Arc<ListenerConfig>>,
+    pub(crate) accepting: Arc<Accepting<P>>,
     /// The answer to a connection for which no worker had time.
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(super) queue_wait: Duration,
-    per_peer: Option<usize>,
     /// When the log last said that a connection did not come from a trusted proxy.
     #[cfg(feature = "proxy")]
     stranger_logged: Option<Instant>,
@@ -63,74 +45,44 @@ pub(crate) struct Connections<P> {
 
 impl<P: Portable> Connections<P> {
     pub(crate) fn new(setup: Setup<P>) -> Connections<P> {
+        let counters = setup.all_counters.register();
+        let accepting = Accepting::new(setup.listeners, &setup.limits, setup.process, Arc::clone(&counters));
+        let accepting = setup.parking.accept_by(Arc::new(accepting));
         Connections {
+            accepting,
             parking: setup.parking,
             pools: Pools::new(setup.queues),
-            counters: setup.all_counters.register(),
-            process: setup.process,
-            listeners: setup.listeners.iter().map(|listener| Arc::new(listener.config.clone())).collect(),
+            counters,
             busy: setup.busy,
             queue_wait: setup.queue_wait,
-            per_peer: setup.limits.connections_per_peer,
             #[cfg(feature = "proxy")]
             stranger_logged: None,
             lingering: Vec::new(),
         }
     }
 
-    /// A connection that was accepted.
-    pub(super) fn accepted(
-        &mut self,
-        stream: Stream,
-        peer: Option<SocketAddr>,
-        slot: SlotId,
-        place: (usize, usize),
-    ) {
-        self.counters.accepted();
-        let (connection, of_peer) = self.make(stream, slot, place, Origin::Accepted(peer), P::default());
-        #[cfg(feature = "proxy")]
-        if connection.conn_info.awaits_proxy_header && !connection.conn_info.trusts_peer() {
-            return self.turn_stranger_away(connection);
-        }
-        if self.per_peer.is_some_and(|most| of_peer > most) {
-            self.turn_away(connection);
-        } else if P::OPAQUE || self.pools.has_free_worker(self.parking.pool_of(connection.handler_index)) {
-            // Its first request has mostly arrived: a worker reads before the connection is registered anywhere.
-            self.queue(connection);
-        } else {
-            // One that sends nothing does not wait for a worker, and none waits in front of those that are registered.
-            self.admit(connection);
+    /// Queues connections that this thread has accepted, or parks them.
+    pub(super) fn queue_new(&mut self, accepted: Accepted<P>) {
+        for connection in accepted {
+            if P::OPAQUE || self.pools.has_free_worker(self.parking.pool_of(connection.handler_index)) {
+                // Its first request has mostly arrived: a worker reads before the connection is registered anywhere.
+                self.queue(connection);
+            } else {
+                // One that sends nothing does not wait for a worker, and none waits in front of those that are registered.
+                self.admit(connection);
+            }
         }
     }
 
-    /// Makes a connection and counts it. Also returns how many connections its peer has now.
-    pub(crate) fn make(
-        &self,
-        stream: Stream,
-        slot: SlotId,
-        place: (usize, usize),
-        origin: Origin,
-        progress: P,
-    ) -> (Box<Connection<P>>, usize) {
-        let (peer, proxy, since) = match origin {
-            Origin::Accepted(peer) => (peer, None, Instant::now()),
-            Origin::Moved { peer, proxy, since } => (peer, proxy, since),
-        };
-        let listener = self.listeners.get(place.0).cloned();
-        let mut conn_info = self.process.of_connection(peer, proxy, listener, stream.socket());
-        conn_info.since = since;
-        #[cfg(feature = "tls")]
-        if matches!(origin, Origin::Moved { .. }) {
-            conn_info.tls = stream.tls_info();
+    /// Ends the connections that were accepted and are refused.
+    pub(super) fn end_refused(&mut self) {
+        for refused in self.accepting.take_refused() {
+            match refused {
+                Refused::PeerLimit(connection) => self.turn_away(connection),
+                #[cfg(feature = "proxy")]
+                Refused::Stranger(connection) => self.turn_stranger_away(connection),
+            }
         }
-        conn_info.drain = self.process.drain.of_slot(slot.index());
-        #[cfg(feature = "proxy")]
-        {
-            let is_new = matches!(origin, Origin::Accepted(_));
-            conn_info.awaits_proxy_header = is_new && conn_info.proxies().is_some_and(Proxies::uses_protocol);
-        }
-        let of_peer = self.parking.counts.enter(place.0, conn_info.limited_peer());
-        (Box::new(Connection::new(stream, slot, place, Arc::new(conn_info), progress)), of_peer)
     }
 
     /// Parks a connection that another process had, or queues it if it has part of a request.
@@ -158,10 +110,22 @@ impl<P: Portable> Connections<P> {
                 Ok(events) => events,
                 Err(e) => return error!("the acceptor can't collect events: {e}"),
             };
-            for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
-                self.take_event(connection);
+            let mut has_new = false;
+            for event in events {
+                match PoolEvent::of(event) {
+                    PoolEvent::Interrupt => {}
+                    PoolEvent::Listener(place) => {
+                        has_new = true;
+                        self.queue_new(self.accepting.accept(place, &parking));
+                    }
+                    PoolEvent::Connection => {
+                        if let Some(connection) = parking.take_ready(event) {
+                            self.take_event(connection);
+                        }
+                    }
+                }
             }
-            if events.len() < EVENTS {
+            if events.len() < EVENTS && !has_new {
                 return;
             }
         }
@@ -281,7 +245,7 @@ impl<P: Portable> Connections<P> {
     }
 
     pub(super) fn has_handed_over(&self) -> bool {
-        self.process.drain.watch().get() == Phase::HandedOver
+        self.accepting.factory.process.drain.watch().get() == Phase::HandedOver
     }
 
     pub(super) fn begin_drain(&mut self, grace: Duration) {
@@ -293,7 +257,7 @@ impl<P: Portable> Connections<P> {
             connections = connections,
             duration_ms = millis(grace)
         );
-        if let Some(end) = self.process.drain.watch().spread_end() {
+        if let Some(end) = self.accepting.factory.process.drain.watch().spread_end() {
             let time = end.saturating_duration_since(Instant::now());
             info!(
                 "the closes of those that stay are spread over {time:.0?}";

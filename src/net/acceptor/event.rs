@@ -8,7 +8,6 @@ pub(crate) enum AcceptorSource {
     Waker,
     /// The connection channel to the successor.
     Successor,
-    Listener(u32),
     /// The connection channel of that predecessor.
     Predecessor(u32),
 }
@@ -18,8 +17,7 @@ impl AcceptorSource {
         let (kind, number) = match self {
             AcceptorSource::Waker => (0, 0),
             AcceptorSource::Successor => (1, 0),
-            AcceptorSource::Listener(n) => (2, n),
-            AcceptorSource::Predecessor(n) => (3, n),
+            AcceptorSource::Predecessor(n) => (2, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -29,7 +27,6 @@ impl AcceptorSource {
         match key >> 32 {
             0 => AcceptorSource::Waker,
             1 => AcceptorSource::Successor,
-            2 => AcceptorSource::Listener(number),
             _ => AcceptorSource::Predecessor(number),
         }
     }
@@ -46,8 +43,7 @@ mod tests {
 
     #[test]
     fn a_key_names_its_source() {
-        let numbered = [AcceptorSource::Listener, AcceptorSource::Predecessor];
-        let all = numbered.iter().flat_map(|source| [0, 7, u32::MAX].map(source));
+        let all = [0, 7, u32::MAX].map(AcceptorSource::Predecessor).into_iter();
         for source in all.chain([AcceptorSource::Waker, AcceptorSource::Successor]) {
             assert_eq!(AcceptorSource::of(source.key()), source);
         }

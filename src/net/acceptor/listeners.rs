@@ -7,16 +7,15 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::accept_error::Pauses;
-use super::connections::Connections;
-use super::event::AcceptorSource;
+use super::accepting::NewSocket;
 use super::parking::Parking;
+use super::pool_events::PoolEvent;
 use crate::base::limits::Limits;
 use crate::base::log::{Escaped, error, info, warn};
-use crate::net::connection::Portable;
 use crate::net::listener::Listener;
 
-/// New connections per listener and turn, so that they can't starve the parked ones.
-pub(super) const ACCEPTS_PER_TURN: usize = 64;
+/// New connections per listener and turn: the events that the same thread has taken wait meanwhile.
+pub(super) const ACCEPTS_PER_TURN: usize = 16;
 /// How often the log says that a limit is reached.
 const FULL_LOGGED: Duration = Duration::from_secs(10);
 
@@ -105,27 +104,43 @@ impl Listeners {
         self.poll(parking);
     }
 
-    /// A client waits on this listener. As many are accepted as wait now, without a call that fails because nobody does: that
-    /// costs as much as one that succeeds. The next turn reports those that come later.
-    pub(super) fn accept<P: Portable>(&mut self, place: usize, connections: &mut Connections<P>) {
-        let Some(index) = self.all.iter().position(|polled| polled.place == place) else { return };
+    /// Clients wait on this listener. As many are accepted as wait now, without a call that fails because nobody does: that
+    /// costs as much as one that succeeds. Another event reports those that come later.
+    pub(super) fn accept<P>(&mut self, place: usize, parking: &Parking<P>, mut take: impl FnMut(NewSocket)) {
+        // The event may be older than the end of the polling.
+        let is_polled = |polled: &Polled| polled.place == place && polled.is_polled;
+        let Some(index) = self.all.iter().position(is_polled) else { return };
         let waiting = self.all.get(index).and_then(|polled| polled.listener.waiting());
-        for _ in 0..waiting.map_or(ACCEPTS_PER_TURN, |waiting| waiting.clamp(1, ACCEPTS_PER_TURN)) {
+        let waiting = waiting.unwrap_or(usize::MAX).max(1);
+        for _ in 0..waiting.min(ACCEPTS_PER_TURN) {
             let Some(polled) = self.all.get_mut(index) else { return };
-            if !polled.has_reserve() && connections.parking.counts.of_listener(place) >= self.per_listener {
+            if !polled.has_reserve() && parking.counts.of_listener(place) >= self.per_listener {
                 polled.is_full = true;
                 let what = format!("{} connections on {}", self.per_listener, polled.listener.config.name);
                 self.log_full(&what);
-                return self.poll(&connections.parking);
+                return self.poll(parking);
             }
-            if !polled.has_reserve() && connections.parking.open() >= self.limit {
+            if !polled.has_reserve() && parking.open() >= self.limit {
                 self.is_full = true;
                 self.log_full(&format!("{} connections", self.limit));
-                return self.poll(&connections.parking);
+                return self.poll(parking);
             }
-            if !self.accept_one(index, connections) {
+            if !self.accept_one(index, parking, &mut take) {
                 return;
             }
+        }
+        if waiting > ACCEPTS_PER_TURN {
+            self.report_again(index, parking);
+        }
+    }
+
+    /// Makes the poller report a listener again, although nobody else may come.
+    fn report_again<P>(&self, index: usize, parking: &Parking<P>) {
+        let Some(polled) = self.all.get(index) else { return };
+        let mut event = PoolEvent::of_listener(polled.place);
+        let poller = parking.poller_of(polled.listener.config.handler_index);
+        if let Err(e) = poller.modify(polled.listener.fd.as_fd(), &mut event) {
+            error!("can't change the watch on {}: {e}", polled.listener.config.name);
         }
     }
 
@@ -139,25 +154,30 @@ impl Listeners {
     }
 
     /// Accepts one connection. False when no more can be accepted now.
-    fn accept_one<P: Portable>(&mut self, index: usize, connections: &mut Connections<P>) -> bool {
+    fn accept_one<P>(
+        &mut self,
+        index: usize,
+        parking: &Parking<P>,
+        take: &mut impl FnMut(NewSocket),
+    ) -> bool {
         let Some(polled) = self.all.get(index) else { return false };
-        let Some(slot) = connections.parking.slots.claim() else {
+        let Some(slot) = parking.slots.claim() else {
             self.pauses.begin("the reserve of connection slots is used up");
-            self.poll(&connections.parking);
+            self.poll(parking);
             return false;
         };
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.pauses.note_success();
                 let place = (polled.place, polled.listener.config.handler_index);
-                connections.accepted(stream, peer, slot, place);
+                take(NewSocket { stream, peer, slot, place });
                 true
             }
             Err(e) => {
-                connections.parking.slots.release(slot);
+                parking.unclaim(slot);
                 let again = self.pauses.note_failure(&e);
                 if self.pauses.until().is_some() {
-                    self.poll(&connections.parking);
+                    self.poll(parking);
                 }
                 again
             }
@@ -175,8 +195,11 @@ impl Listeners {
                 continue;
             }
             let fd = polled.listener.fd.as_fd();
-            let event = AcceptorSource::Listener(polled.place as u32).readable();
-            let changed = if wanted { parking.poller.add(fd, event) } else { parking.poller.delete(fd) };
+            let poller = parking.poller_of(polled.listener.config.handler_index);
+            let changed = match wanted {
+                true => poller.add(fd, PoolEvent::of_listener(polled.place)),
+                false => poller.delete(fd),
+            };
             match changed {
                 Ok(()) => polled.is_polled = wanted,
                 Err(e) => error!("can't change the watch on {}: {e}", polled.listener.config.name),
@@ -226,21 +249,26 @@ impl Listeners {
     }
 
     /// Ends a pause, and closes the listeners whose time has come. True when that was the last which was to be closed.
-    pub(super) fn tick<P: Portable>(&mut self, now: Instant, connections: &mut Connections<P>) -> bool {
+    pub(super) fn tick<P>(
+        &mut self,
+        now: Instant,
+        parking: &Parking<P>,
+        mut take: impl FnMut(NewSocket),
+    ) -> bool {
         if self.pauses.end(now) {
-            self.poll(&connections.parking);
+            self.poll(parking);
         }
         let is_due = |polled: &Polled| polled.closing.is_some_and(|until| until <= now);
         while let Some(index) = self.all.iter().position(is_due) {
             if self.pauses.until().is_none() {
-                while self.accept_one(index, connections) {}
+                while self.accept_one(index, parking, &mut take) {}
             }
             if self.pauses.until().is_some() {
                 // The waiting clients would be reset, so they are accepted when there is room.
                 return false;
             }
             let polled = self.all.remove(index);
-            unregister(&polled, &connections.parking);
+            unregister(&polled, parking);
             polled.listener.shut();
             info!(
                 "listener {} is closed", polled.listener.address();
@@ -250,6 +278,11 @@ impl Listeners {
         let all_closed = self.closing && self.all.iter().all(|polled| polled.stays);
         self.closing &= !all_closed;
         all_closed
+    }
+
+    /// Accepts from none of them any more. They stay open.
+    pub(super) fn leave_all<P>(&mut self, parking: &Parking<P>) {
+        self.all.drain(..).for_each(|polled| unregister(&polled, parking));
     }
 
     /// Whether some are to be closed that are not closed yet.
@@ -284,6 +317,7 @@ impl Listeners {
 /// The listener can be dropped then; the socket lives on if another process has it.
 fn unregister<P>(polled: &Polled, parking: &Parking<P>) {
     if polled.is_polled {
-        let _ = parking.poller.delete(polled.listener.fd.as_fd());
+        let poller = parking.poller_of(polled.listener.config.handler_index);
+        let _ = poller.delete(polled.listener.fd.as_fd());
     }
 }

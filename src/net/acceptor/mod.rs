@@ -1,16 +1,20 @@
-//! The acceptor: one thread that accepts, and owns every connection that no worker has. It enforces deadlines,
-//! transfers connections to a successor and watches busy pools. It does not wait for the bytes of connections, because the
-//! workers do. It parses no HTTP and never runs the user's code.
+//! The acceptor: one thread that opens and closes listeners, and owns every connection that no worker has. It enforces deadlines,
+//! transfers connections to a successor and watches busy pools. It waits neither for new connections nor for the bytes of
+//! others, because the workers do (`accepting`); it does both for a pool whose workers are all busy. It parses no HTTP and never
+//! runs the user's code.
 //!
 //! It runs under the scheduling policy "batch", unless the program keeps that of the process
 //! (`ProcessConfig::keep_scheduling_policy`, which has the reasons).
 
 mod accept_error;
+mod accepting;
 mod busy_pools;
+mod commands;
 mod connection_counts;
 pub(crate) mod connections;
 mod drain;
 pub(crate) mod event;
+pub(crate) mod factory;
 mod listeners;
 mod parking;
 mod pool_events;
@@ -38,10 +42,10 @@ use crate::net::scheduler::policy::LOOK;
 use crate::net::scheduler::queue::{Backlog, Probe, Queue};
 use crate::net::transfer::{ResumeStreams, ServiceKeys, Transfers};
 
+pub(crate) use commands::AcceptorCommand;
 use connections::Connections;
 use event::AcceptorSource;
-use listeners::Listeners;
-pub(crate) use parking::{AcceptorCommand, Deadline, Lingered, Parking};
+pub(crate) use parking::{Deadline, Lingered, Parking};
 pub(crate) use pool_events::pool_events;
 pub(crate) use pools::PoolPlan;
 use ticks::TICK;
@@ -81,7 +85,6 @@ pub(crate) struct Setup<P> {
 
 pub(crate) struct Acceptor<P> {
     connections: Connections<P>,
-    listeners: Listeners,
     transfers: Transfers<P>,
     keys: ServiceKeys,
     next_sweep: Instant,
@@ -92,12 +95,10 @@ pub(crate) struct Acceptor<P> {
 
 impl<P: Portable> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
-        let listeners = setup.listeners.clone();
         let (limit, counters) = (setup.limits.connections, setup.all_counters.clone());
         let (keys, streams) = (setup.keys.clone(), setup.streams.clone());
         Acceptor {
-            transfers: Transfers::new(&listeners, limit, counters, keys, streams),
-            listeners: Listeners::new(listeners, &setup.limits),
+            transfers: Transfers::new(&setup.listeners, limit, counters, keys, streams),
             keys: setup.keys.clone(),
             next_sweep: Instant::now() + TICK,
             is_drained: false,
@@ -111,7 +112,7 @@ impl<P: Portable> Acceptor<P> {
     /// # Errors
     /// When it can't wait for events.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        let mut events = [EpollEvent::empty(); 256];
+        let mut events = [EpollEvent::empty(); 16];
         loop {
             let timeout = self.timeout();
             let n = match self.connections.parking.poller.wait(&mut events, timeout) {
@@ -130,29 +131,30 @@ impl<P: Portable> Acceptor<P> {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        if self.connections.some_linger() {
-            return EpollTimeout::ZERO;
-        }
-        if self.connections.pools.are_watched() {
-            return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
-        }
+        let soon = match () {
+            () if self.connections.some_linger() => Some(EpollTimeout::ZERO),
+            () if self.connections.pools.are_watched() => EpollTimeout::try_from(LOOK).ok(),
+            () => None,
+        };
         // A transfer may have to be tried again although no connection is open here.
-        let sweeps = self.connections.parking.open() > 0 || self.transfers.are_open();
-        let sweep = sweeps.then_some(self.next_sweep);
-        poll_timeout(sweep.into_iter().chain(self.listeners.next_tick()).min())
+        let parking = &self.connections.parking;
+        let has_to_tick = || soon.is_some() || self.transfers.are_open() || parking.open() > 0;
+        let ticks = self.connections.accepting.ticking.decide(has_to_tick);
+        let sweep = ticks.then_some(self.next_sweep);
+        let end = || self.connections.accepting.listeners().next_tick();
+        soon.unwrap_or_else(|| poll_timeout(sweep.into_iter().chain(end()).min()))
     }
 
     fn take_event(&mut self, source: AcceptorSource) -> ControlFlow<()> {
         match source {
             AcceptorSource::Waker => {
-                let commands = self.connections.parking.take_commands();
+                let commands = self.connections.parking.commands.take();
                 return commands.into_iter().try_for_each(|command| self.obey(command));
             }
             AcceptorSource::Successor => self.transfers.receive_from_successor(&mut self.connections),
             AcceptorSource::Predecessor(key) => {
                 self.transfers.receive_from_predecessor(key, &mut self.connections)
             }
-            AcceptorSource::Listener(place) => self.listeners.accept(place as usize, &mut self.connections),
         }
         ControlFlow::Continue(())
     }
@@ -160,6 +162,7 @@ impl<P: Portable> Acceptor<P> {
     /// Does what follows from the events of a turn, and from time. Connections are queued before the pools are looked at, and
     /// the end of a drain is checked when everything else is done.
     fn tick(&mut self) {
+        self.connections.end_refused();
         self.connections.linger_all();
         self.transfers.send(&mut self.connections);
         self.connections.pools.push_batches();
@@ -176,7 +179,10 @@ impl<P: Portable> Acceptor<P> {
             self.keys.expire(now);
             self.next_sweep = now + TICK;
         }
-        if self.listeners.tick(now, &mut self.connections) {
+        let (all_closed, accepted) = self.connections.accepting.tick(now, &self.connections.parking);
+        self.connections.queue_new(accepted);
+        self.connections.pools.push_batches();
+        if all_closed {
             (self.report)(News::ListenersClosed);
         }
         self.look_for_ends();
@@ -184,18 +190,20 @@ impl<P: Portable> Acceptor<P> {
 
     fn obey(&mut self, command: AcceptorCommand) -> ControlFlow<()> {
         let parking = Arc::clone(&self.connections.parking);
+        let accepting = Arc::clone(&self.connections.accepting);
         match command {
             AcceptorCommand::Accept => {
                 // What the predecessor has sent before GO.
                 self.transfers.receive_all(&mut self.connections);
-                self.listeners.open(&parking);
+                accepting.listeners().open(&parking);
             }
-            AcceptorCommand::Share { names } => self.listeners.set_shared(names),
-            AcceptorCommand::Pause => self.listeners.pause(&parking),
-            AcceptorCommand::CloseShared => self.listeners.close_shared(&parking),
-            AcceptorCommand::CloseLast => self.listeners.close_last(&parking),
+            AcceptorCommand::Share { names } => accepting.listeners().set_shared(names),
+            AcceptorCommand::Pause => accepting.listeners().pause(&parking),
+            AcceptorCommand::CloseShared => accepting.listeners().close_shared(&parking),
+            AcceptorCommand::CloseLast => accepting.listeners().close_last(&parking),
             AcceptorCommand::HandConnections(channel) => {
-                self.transfers.begin_sending(channel, self.listeners.shared(), &mut self.connections);
+                let shared = accepting.listeners().shared().to_vec();
+                self.transfers.begin_sending(channel, &shared, &mut self.connections);
             }
             AcceptorCommand::TakeConnections(channel) => {
                 self.transfers.begin_receiving(channel, &mut self.connections);
@@ -214,6 +222,7 @@ impl<P: Portable> Acceptor<P> {
                 self.connections.pools.queues().for_each(|queue| queue.probe_next(progressed()));
             }
             AcceptorCommand::Stop => {
+                accepting.listeners().leave_all(&parking);
                 self.transfers.send_counts();
                 self.connections.cut_all();
                 return ControlFlow::Break(());
@@ -226,15 +235,16 @@ impl<P: Portable> Acceptor<P> {
     /// between the two is not missed.
     fn look_for_ends(&mut self) {
         let parking = Arc::clone(&self.connections.parking);
+        let accepting = Arc::clone(&self.connections.accepting);
         let is_draining = parking.drain.has_started();
-        parking.wakes_on_end.store(is_draining || self.listeners.wait_for_ends(), Ordering::SeqCst);
-        self.listeners.note_ends(&parking);
+        parking.wakes_on_end.store(is_draining || accepting.listeners().wait_for_ends(), Ordering::SeqCst);
+        accepting.listeners().note_ends(&parking);
         let is_over = is_draining
             && !self.is_drained
-            && !self.listeners.are_closing()
+            && !accepting.listeners().are_closing()
             && parking.open() == 0
             && self.transfers.all_arrived();
-        if is_over && self.listeners.close_rest(&parking) {
+        if is_over && accepting.listeners().close_rest(&parking) {
             self.is_drained = true;
             // A request on a connection that came later would be answered after the program's `on_exit`.
             self.transfers.stop_receiving(&self.connections);

@@ -1,18 +1,17 @@
 //! What the acceptor's thread shares with the others: where connections are parked, and how workers and the control loop
 //! reach the acceptor.
 
-use std::collections::VecDeque;
 use std::io;
 #[cfg(feature = "proxy")]
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::accepting::{Accepted, Accepting};
+use super::commands::{AcceptorCommand, Commands};
 use super::connection_counts::ConnectionCounts;
 use super::drain::Draining;
 use super::event::AcceptorSource;
@@ -22,8 +21,7 @@ use super::ticks::Ticks;
 use crate::base::limits::Limits;
 use crate::base::log::warn;
 use crate::base::status::ParkedConnection;
-use crate::base::sync::lock;
-use crate::net::connection::{Activity, Connection, Cut, Interest, Linger};
+use crate::net::connection::{Activity, Connection, Cut, Interest, Linger, Portable};
 use crate::net::listener::BACKLOG;
 use crate::net::slots::{SlotId, Slots};
 use crate::net::transfer::{Departure, Outbox};
@@ -37,15 +35,13 @@ const LONGEST_BACKLOG: i32 = 1 << 16;
 
 pub(crate) struct Parking<P> {
     pub(crate) slots: Slots<Box<Connection<P>>>,
-    /// The acceptor waits on it.
+    /// The acceptor waits here.
     pub(crate) poller: Epoll,
-    /// The connections of each pool are registered here, and its workers wait here.
+    /// The connections and the listeners of each pool are registered here, and its workers wait here.
     pool_pollers: Box<[PoolPoller]>,
     pool_of_handler: Box<[usize]>,
-    /// Wakes the acceptor.
-    waker: EventFd,
     pub(super) counts: ConnectionCounts,
-    commands: Mutex<VecDeque<AcceptorCommand>>,
+    pub(super) commands: Commands,
     pub(super) ticks: Ticks,
     /// How long a connection may be idle.
     idle: Duration,
@@ -53,6 +49,8 @@ pub(crate) struct Parking<P> {
     /// The acceptor waits for connections to end, and is woken at each end.
     pub(super) wakes_on_end: AtomicBool,
     pub(crate) outbox: Outbox<P>,
+    /// Set before a listener is registered anywhere.
+    accepting: OnceLock<Arc<Accepting<P>>>,
 }
 
 /// The state of a lingering connection after some of its bytes were dropped.
@@ -72,33 +70,6 @@ pub(crate) enum Deadline {
     Idle(Instant),
 }
 
-/// An order of the control loop.
-pub(crate) enum AcceptorCommand {
-    Accept,
-    /// Another generation also has the listeners with these names.
-    Share {
-        names: Vec<String>,
-    },
-    /// Accept no more from those that are shared.
-    Pause,
-    /// Close all listeners, of which those that are shared live on elsewhere.
-    CloseShared,
-    /// Close all listeners, which no other generation has.
-    CloseLast,
-    /// Send connections of shared listeners to the successor.
-    HandConnections(OwnedFd),
-    TakeConnections(OwnedFd),
-    Drain {
-        grace: Duration,
-    },
-    /// Report whether the acceptor and a worker of each pool live.
-    Check,
-    /// Report `News::Progressed` when a worker of each pool has looked for work.
-    CheckProgress,
-    /// Cut what is left, and end.
-    Stop,
-}
-
 impl<P> Parking<P> {
     /// There is room for as many connections as the limits allow, and for two kinds beyond them: those of operators' listeners,
     /// and those from the kernel's queue at a stop. `reserved` says of each listener whether it is for operators.
@@ -109,9 +80,9 @@ impl<P> Parking<P> {
         pools: PoolPlan,
         idle: Duration,
     ) -> io::Result<Parking<P>> {
-        let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let commands = Commands::new()?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        poller.add(&waker, AcceptorSource::Waker.readable())?;
+        poller.add(commands.waker(), AcceptorSource::Waker.readable())?;
         let pool_pollers = pools.workers.iter().map(|_| PoolPoller::new()).collect::<Result<_, _>>()?;
         #[expect(clippy::cast_sign_loss, reason = "clamped")]
         let waiting = longest_backlog.clamp(BACKLOG, LONGEST_BACKLOG) as usize;
@@ -120,14 +91,14 @@ impl<P> Parking<P> {
             poller,
             pool_pollers,
             pool_of_handler: pools.of_handler.into(),
-            waker,
             counts: ConnectionCounts::new(reserved, limits.connections_per_peer.is_some()),
-            commands: Mutex::default(),
+            commands,
             ticks: Ticks::new(),
             idle,
             drain: Draining::default(),
             wakes_on_end: AtomicBool::new(false),
             outbox: Outbox::new(),
+            accepting: OnceLock::new(),
         })
     }
 
@@ -138,19 +109,11 @@ impl<P> Parking<P> {
     }
 
     pub(crate) fn command(&self, command: AcceptorCommand) {
-        lock(&self.commands).push_back(command);
-        self.wake();
-    }
-
-    pub(super) fn take_commands(&self) -> VecDeque<AcceptorCommand> {
-        // The waker is read before the commands are taken, so that a later command wakes again.
-        let _ = self.waker.read();
-        std::mem::take(&mut *lock(&self.commands))
+        self.commands.add(command);
     }
 
     pub(super) fn wake(&self) {
-        // A write fails only when the counter is full, and then it is readable already.
-        let _ = self.waker.write(1);
+        self.commands.wake();
     }
 
     /// The pool that serves the connections of this handler.
@@ -159,12 +122,25 @@ impl<P> Parking<P> {
     }
 
     /// Where connections of this handler are registered.
-    fn poller_of(&self, handler_index: usize) -> &Epoll {
+    pub(super) fn poller_of(&self, handler_index: usize) -> &Epoll {
         &self.poller_of_pool(self.pool_of(handler_index)).epoll
     }
 
     pub(super) fn poller_of_pool(&self, pool: usize) -> &PoolPoller {
         &self.pool_pollers[pool]
+    }
+
+    /// From now on connections are accepted in this way.
+    pub(super) fn accept_by(&self, accepting: Arc<Accepting<P>>) -> Arc<Accepting<P>> {
+        Arc::clone(self.accepting.get_or_init(|| accepting))
+    }
+
+    /// Accepts the clients that wait at the listener with that number.
+    pub(super) fn accept(&self, listener: usize) -> Accepted<P>
+    where
+        P: Portable,
+    {
+        self.accepting.get().map_or_else(Vec::new, |accepting| accepting.accept(listener, self))
     }
 
     /// Takes the connection of an event, if it is parked.
@@ -312,12 +288,22 @@ impl<P> Parking<P> {
         self.counts.enter_peer(listener, peer)
     }
 
+    /// Gives back a slot for which no connection was accepted.
+    pub(super) fn unclaim(&self, slot: SlotId) {
+        self.slots.release(slot);
+        self.note_end();
+    }
+
     /// Ends a connection. Its slot is free when its socket is closed, not before.
     pub(crate) fn close(&self, connection: Box<Connection<P>>) {
         let slot = connection.slot;
         self.counts.leave(connection.listener, connection.conn_info.limited_peer());
         drop(connection);
         self.slots.release(slot);
+        self.note_end();
+    }
+
+    fn note_end(&self) {
         if self.wakes_on_end.load(Ordering::SeqCst) {
             self.wake();
         }

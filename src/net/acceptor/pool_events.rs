@@ -17,18 +17,47 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::parking::Parking;
 use crate::base::sys::epoll_wait;
-use crate::net::connection::{Cause, Ready};
+use crate::net::connection::{Cause, Portable, Ready};
 use crate::net::scheduler::queue::{Events, Polled, Queue};
 
 /// Events that are taken at a time.
 pub(super) const EVENTS: usize = 64;
-/// The key of an interrupt: no slot has this index.
-const INTERRUPT: u64 = 0xFFFF_FFFF;
+/// No slot has this index: the lower half of the keys of events that do not belong to a connection.
+const NO_SLOT: u32 = u32::MAX;
+const INTERRUPT: u64 = NO_SLOT as u64;
 
 /// Where the events of a wait are put.
 pub(super) type Room = [MaybeUninit<EpollEvent>; EVENTS];
 
 pub(super) const NO_EVENTS: Room = [MaybeUninit::uninit(); EVENTS];
+
+/// The source of an event in a pool's epoll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PoolEvent {
+    /// A connection, which its slot may not have any more.
+    Connection,
+    /// Clients wait at the listener with that number.
+    Listener(usize),
+    Interrupt,
+}
+
+impl PoolEvent {
+    #[inline]
+    pub(super) fn of(event: &EpollEvent) -> PoolEvent {
+        let key = event.data();
+        match key as u32 {
+            NO_SLOT if key == INTERRUPT => PoolEvent::Interrupt,
+            NO_SLOT => PoolEvent::Listener((key >> 32) as usize - 1),
+            _ => PoolEvent::Connection,
+        }
+    }
+
+    /// A registration of that listener: edge-triggered, so that each event wakes one worker.
+    pub(super) fn of_listener(place: usize) -> EpollEvent {
+        let key = (place as u64 + 1) << 32 | INTERRUPT;
+        EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, key)
+    }
+}
 
 /// The epoll of one pool.
 pub(super) struct PoolPoller {
@@ -68,24 +97,30 @@ struct PoolEvents<P> {
 /// The events of the connections of that pool.
 pub(crate) fn pool_events<P>(parking: &Arc<Parking<P>>, pool: usize) -> Box<dyn Events<Ready<P>>>
 where
-    P: Send + 'static,
+    P: Portable,
 {
     Box::new(PoolEvents { parking: Arc::clone(parking), pool })
 }
 
-impl<P: Send> Events<Ready<P>> for PoolEvents<P> {
+impl<P: Portable> Events<Ready<P>> for PoolEvents<P> {
     fn wait<'q>(&self, queue: &'q Queue<Ready<P>>) -> io::Result<Polled<'q, Ready<P>>> {
         let poller = self.parking.poller_of_pool(self.pool);
         let mut room = NO_EVENTS;
         loop {
             let events = poller.wait(EpollTimeout::NONE, &mut room)?;
-            let mut ready = events.iter().filter_map(|event| self.parking.take_ready(event)).peekable();
+            let mut is_over = events.is_empty();
+            let mut accepted = Vec::new();
+            for event in events {
+                match PoolEvent::of(event) {
+                    PoolEvent::Connection => {}
+                    PoolEvent::Interrupt => is_over = true,
+                    PoolEvent::Listener(place) => accepted.append(&mut self.parking.accept(place)),
+                }
+            }
+            let ready = events.iter().filter_map(|event| self.parking.take_ready(event));
+            let mut ready = ready.chain(accepted).peekable();
             // The events of connections that other workers have are kept in their slots.
-            let is_over = ready.peek().is_some()
-                || events.is_empty()
-                || events.iter().any(|event| event.data() == INTERRUPT)
-                || queue.has_waiting();
-            if is_over {
+            if ready.peek().is_some() || is_over || queue.has_waiting() {
                 return Ok(queue.end_poll(ready.map(|one| Ready::new(one, Cause::Event))));
             }
         }

@@ -1,7 +1,8 @@
 //! When a worker is woken, when one goes to sleep although work waits, and when the acceptor watches a pool. Pure: a
 //! snapshot of a pool and what happens to it give a decision; `queue` carries it out.
 //!
-//! **There is one way of waiting.** Each pool has an epoll with all its parked connections.
+//! **There is one way of waiting.** Each pool has an epoll with all its parked connections and its listeners: a new
+//! connection is an event like others (`acceptor::accepting`).
 //!
 //! - A worker that finds the queue empty waits there: it *polls*. At most one worker for each core does so; the others *sleep*.
 //! - A worker that finds several connections ready queues them and takes the first. So an ordinary request costs no thread

@@ -18,8 +18,9 @@ use super::streams::{LongUnread, ResumeStreams, StreamPacket};
 use super::{ListenerName, ListenerNames, ServiceKeys};
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
-use crate::net::acceptor::connections::{Connections, Origin};
+use crate::net::acceptor::connections::Connections;
 use crate::net::acceptor::event::AcceptorSource;
+use crate::net::acceptor::factory::Origin;
 use crate::net::connection::{Activity, Connection, Portable};
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
@@ -352,7 +353,8 @@ fn make<P: Portable>(
     let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
     let progress = P::unpack(record.started.map(ago));
     let origin = Origin::Moved { peer: record.peer, proxy: record.proxy, since: ago(record.age) };
-    let (mut connection, _) = connections.make(stream, slot, place, origin, progress);
+    let (mut connection, _) =
+        connections.accepting.factory.make(&connections.parking, stream, (slot, place), origin, progress);
     connection.buffered = record.bytes;
     if !connection.has_part() {
         connection.activity = Activity::Idle { since: ago(record.idle) };

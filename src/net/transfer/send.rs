@@ -504,24 +504,7 @@ mod tests {
     use crate::net::stream::Stream;
     use crate::net::transfer::ServiceKeys;
 
-    #[derive(Default)]
-    struct Idle;
-
-    impl Portable for Idle {
-        fn is_portable(&self, buffered: usize, _: usize) -> bool {
-            buffered == 0
-        }
-
-        fn pack(&mut self, _: &mut Vec<u8>) -> Option<Instant> {
-            None
-        }
-
-        fn unpack(_: Option<Instant>) -> Idle {
-            Idle
-        }
-    }
-
-    fn connections() -> Connections<Idle> {
+    fn connections() -> Connections<()> {
         let pools = PoolPlan { workers: vec![1], of_handler: vec![0] };
         let limits = Limits::default();
         let parking = Parking::new(&limits, &[false], 1, pools, Duration::from_secs(60)).unwrap();
@@ -555,7 +538,7 @@ mod tests {
         let (socket, mut client) = UnixStream::pair().unwrap();
         let slot = connections.parking.slots.claim().unwrap();
         let conn_info = Arc::new(ConnInfo::new(None, PhaseWatch::new(), 1));
-        let one = Connection::new(Stream::Unix(Arc::new(socket)), slot, (0, 0), conn_info, Idle);
+        let one = Connection::new(Stream::Unix(Arc::new(socket)), slot, (0, 0), conn_info, ());
         connections.parking.send_to_successor(Box::new(one));
         sender.send(&names, &mut connections);
         let mut received = loop {

@@ -1,6 +1,9 @@
-//! Deadlines of parked connections are kept in ticks, since a sweep looks at all of them once a tick.
+//! Deadlines of parked connections are kept in ticks, since a sweep looks at all of them once a tick. While no connection is
+//! open there are no ticks.
 
 use std::time::{Duration, Instant};
+
+use crate::base::sync::{AtomicBool, Ordering};
 
 pub(super) const TICK: Duration = Duration::from_millis(250);
 const TICK_NANOS: u32 = TICK.subsec_nanos();
@@ -29,6 +32,30 @@ impl Ticks {
     }
 }
 
+/// Whether the acceptor wakes at each tick, as it has to while a connection is open.
+pub(super) struct Ticking(AtomicBool);
+
+impl Ticking {
+    pub(super) fn new() -> Ticking {
+        Ticking(AtomicBool::new(false))
+    }
+
+    /// For the acceptor, before it waits: whether it wakes at the next tick. `has_to` is called when the flag is cleared: what
+    /// becomes true after that call is followed by an [`is_off`](Ticking::is_off) that is true.
+    pub(super) fn decide(&self, has_to: impl FnOnce() -> bool) -> bool {
+        // Both sides exchange the value, so that the later one knows what the earlier one did before.
+        self.0.swap(false, Ordering::AcqRel);
+        let ticks = has_to();
+        self.0.store(ticks, Ordering::Release);
+        ticks
+    }
+
+    /// Whether the acceptor has to be woken for the connection that the caller has just opened.
+    pub(super) fn is_off(&self) -> bool {
+        !self.0.fetch_or(false, Ordering::AcqRel)
+    }
+}
+
 /// A duration in ticks, rounded up; never 0.
 pub(super) fn ticks_of(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1)
@@ -50,3 +77,6 @@ mod tests {
         assert_eq!(ticks.at(years), u32::MAX, "the last tick");
     }
 }
+
+#[cfg(test)]
+mod loom_tests;
