@@ -60,19 +60,19 @@ impl Exchange<'_> {
         self.client.progress.patience = route.own_rules().map(|rules| self.response_patience(&rules.limits));
         let listener_handler = self.listener_handler;
         let latency = route.latency().unwrap_or(&listener_handler.latency);
-        if !self.is_current {
-            self.now = Instant::now();
+        if !self.turn.is_current {
+            self.turn.now = Instant::now();
         }
-        let run = latency.start(self.now);
-        route.start(self.now);
+        let run = latency.start(self.turn.now);
+        route.start(self.turn.now);
         self.worker.current_request.begin(&summary.text, run.begin());
         let mut place = None;
         let handler = &*listener_handler.handler.0;
         let panics = &self.worker.panics;
         let response = answer(handler, request, route, panics, &mut self.entries, &mut place);
-        (self.now, self.is_current) = (Instant::now(), true);
+        (self.turn.now, self.turn.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
-        let took = latency.finish(&run, self.now);
+        let took = latency.finish(&run, self.turn.now);
         self.end_call(response.extensions());
         let answered = match watch {
             None => ControlFlow::Continue(()),
@@ -114,7 +114,7 @@ impl Exchange<'_> {
         self.worker.current_request.begin(&summary.text, Instant::now());
         route.attach(request);
         route.ask_guards(&*self.listener_handler.handler.0, request, Some(&self.worker.panics));
-        self.now = Instant::now();
+        self.turn.now = Instant::now();
         self.end_call(&Extensions::new());
         ControlFlow::Continue(())
     }
@@ -128,7 +128,7 @@ impl Exchange<'_> {
     }
 
     fn prepare_long_call(&mut self, blocks: bool) -> Flow {
-        self.is_current = false;
+        self.turn.is_current = false;
         if blocks {
             self.queue.before_blocking(self.worker.index);
         } else {

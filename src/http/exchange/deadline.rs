@@ -308,7 +308,7 @@ impl<'a> Exchange<'a> {
             return ControlFlow::Continue(());
         };
         let (extensions, status) = (response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE);
-        if let Some(mut ending) = Ending::of(&mut self.entries, extensions, status, self.now) {
+        if let Some(mut ending) = Ending::of(&mut self.entries, extensions, status, self.turn.now) {
             if let Some(bytes) = bytes {
                 ending.set_bytes(bytes);
                 ending.complete();

@@ -42,7 +42,7 @@ impl Exchange<'_> {
         add_page(pages, &mut response, &received, &self.common.limits, &self.worker.counters);
         let (parts, mut body) = response.into_parts();
         let content = body.read_bytes().unwrap_or_default();
-        let date = self.worker.date.get(self.now);
+        let date = self.worker.date.get(self.turn.now);
         write_closing(&mut self.worker.out, (Version::HTTP_11, &parts), &content, to_head, date);
         true
     }

@@ -48,7 +48,7 @@ impl Exchange<'_> {
                 let since = self.client.stream.began();
                 // A handshake that has started is in flight: the end of the process waits for it.
                 self.client.guard = since.map(|_| self.common.wait_group.guard());
-                let deadline = since.map_or(Deadline::Idle(self.now), |since| {
+                let deadline = since.map_or(Deadline::Idle(self.turn.now), |since| {
                     Deadline::At(since + self.common.timeouts.head)
                 });
                 ControlFlow::Break(self.park(deadline))
@@ -77,7 +77,7 @@ impl Exchange<'_> {
         let refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "plain HTTP request sent to an HTTPS port" };
         let mut answer = Vec::new();
-        encode::refusal(&mut answer, &refusal, self.worker.date.get(self.now));
+        encode::refusal(&mut answer, &refusal, self.worker.date.get(self.turn.now));
         self.worker.counters.response(refusal.status.as_u16());
         let _ = self.client.stream.write_in_the_clear(&answer);
         Disposition::Linger(CloseReason::HandshakeFailed)

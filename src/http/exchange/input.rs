@@ -35,12 +35,12 @@ impl Exchange<'_> {
     /// As `fill`, for the next bytes of a body. Ends the turn instead, when its time is over.
     pub(super) fn refill(&mut self) -> Flow<Filled> {
         if !self.drained {
-            self.now = Instant::now();
+            self.turn.now = Instant::now();
             if self.is_over() {
                 return ControlFlow::Break(self.requeue());
             }
         }
-        self.is_current = false;
+        self.turn.is_current = false;
         self.fill()
     }
 
@@ -51,7 +51,7 @@ impl Exchange<'_> {
     }
 
     fn read(&mut self) -> Flow<Filled> {
-        self.is_current &= self.served == 0;
+        self.turn.is_current &= self.turn.served == 0;
         match self.worker.input.fill(&self.client.stream) {
             Ok(filled) => {
                 if let Filled::Bytes { drained } = filled {

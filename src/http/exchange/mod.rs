@@ -267,14 +267,19 @@ struct Exchange<'a> {
     last_head: Option<Bytes>,
     /// Those of the access log for the response that is being decided on.
     entries: Entries,
-    /// Requests in this turn.
+    turn: Turn,
+}
+
+/// The time for which the worker has the connection.
+struct Turn {
+    /// Requests so far.
     served: usize,
-    /// When the turn ends, as soon as there is a place to end it.
+    /// When it ends, as soon as there is a place to end it.
     ends: Instant,
-    /// When the turn started, the last handler ended, or a body or a response was last continued: precise
+    /// When it started, the last handler ended, or a body or a response was last continued: precise
     /// enough for deadlines and dates.
     now: Instant,
-    /// Whether the next handler begins at `now`: the last one ended then, or the turn started, and nothing was read or written
+    /// Whether the next handler begins at `now`: the last one ended then, or it started, and nothing was read or written
     /// since except the first bytes of the turn.
     is_current: bool,
 }
@@ -301,10 +306,7 @@ impl<'a> Exchange<'a> {
             drained: false,
             last_head: None,
             entries: Entries::default(),
-            served: 0,
-            ends: now + TURN_TIME,
-            now,
-            is_current: true,
+            turn: Turn { served: 0, ends: now + TURN_TIME, now, is_current: true },
         }
     }
 
@@ -348,7 +350,7 @@ impl<'a> Exchange<'a> {
         self.worker.out.append(&mut self.client.progress.unsent);
         self.client.progress.held = None;
         if let Some(blocked) = &mut self.client.progress.blocked {
-            blocked.resume(self.now);
+            blocked.resume(self.turn.now);
         }
         #[cfg(feature = "proxy")]
         if self.client.conn_info.awaits_proxy_header {
@@ -357,7 +359,7 @@ impl<'a> Exchange<'a> {
         #[cfg(feature = "tls")]
         if self.client.stream.is_handshaking() {
             self.shake_hands(cause)?;
-            self.is_current = false;
+            self.turn.is_current = false;
         }
         if cause == Cause::Expired {
             return ControlFlow::Break(self.expire());
@@ -396,7 +398,7 @@ impl<'a> Exchange<'a> {
 
     /// Whether other connections come first before anything more is started.
     fn is_over(&self) -> bool {
-        self.served >= TURN_REQUESTS || self.now >= self.ends
+        self.turn.served >= TURN_REQUESTS || self.turn.now >= self.turn.ends
     }
 
     /// Drops a value of the user's, in the exchange that `head` started.

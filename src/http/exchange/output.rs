@@ -40,7 +40,7 @@ impl Exchange<'_> {
 
     #[inline(always)]
     fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
-        self.is_current = false;
+        self.turn.is_current = false;
         match write(&mut self.worker.out, &self.client.stream) {
             Ok(sent) if sent.all => {
                 self.note_taken(sent.bytes);
@@ -54,7 +54,7 @@ impl Exchange<'_> {
     /// Writes what the socket takes now; the rest stays for the next flush.
     pub(super) fn try_flush(&mut self) -> io::Result<()> {
         if !self.worker.out.is_empty() {
-            self.is_current = false;
+            self.turn.is_current = false;
             let sent = write_out(&mut self.worker.out, &self.client.stream)?;
             self.note_taken(sent.bytes);
         }
@@ -86,7 +86,7 @@ impl Exchange<'_> {
             After::Keep if self.worker.out.len() < BATCH_BYTES => ControlFlow::Continue(()),
             After::Keep => self.flush(),
             After::Discard => {
-                let until = self.now + self.common.timeouts.body_stall;
+                let until = self.turn.now + self.common.timeouts.body_stall;
                 if let Some(unread) = self.unread.take() {
                     self.client.progress.stage = ExchangeStage::Discard { unread, until };
                 }

@@ -47,7 +47,7 @@ impl Exchange<'_> {
 
     fn wait_for_proxy_header(&mut self, has_begun: bool, cause: Cause) -> Flow {
         let since = match &self.client.progress.stage {
-            ExchangeStage::Head { since, .. } if has_begun => since.or(Some(self.now)),
+            ExchangeStage::Head { since, .. } if has_begun => since.or(Some(self.turn.now)),
             _ => None,
         };
         let until = since.map(|since| since + self.common.timeouts.head);
@@ -61,7 +61,7 @@ impl Exchange<'_> {
         self.client.progress.stage = ExchangeStage::Head { scan: Scan::default(), since };
         // As for a handshake: one that has started is in flight.
         self.client.guard = since.map(|_| self.common.wait_group.guard());
-        ControlFlow::Break(self.park(until.map_or(Deadline::Idle(self.now), Deadline::At)))
+        ControlFlow::Break(self.park(until.map_or(Deadline::Idle(self.turn.now), Deadline::At)))
     }
 
     /// From here on the connection is that of the client.
@@ -83,7 +83,7 @@ impl Exchange<'_> {
         if self.common.limits.connections_per_peer.is_some_and(|most| of_peer > most) {
             debug!("a peer is at its connection limit");
             let mut answer = Vec::new();
-            encode::busy(&mut answer, self.worker.date.get(self.now));
+            encode::busy(&mut answer, self.worker.date.get(self.turn.now));
             self.worker.counters.response(503);
             let _ = self.client.stream.write(&answer);
             return ControlFlow::Break(Disposition::Linger(CloseReason::PeerLimit));

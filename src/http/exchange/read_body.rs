@@ -20,7 +20,7 @@ use crate::web::request::Trailers;
 impl Exchange<'_> {
     pub(super) fn read_body(&mut self, mut collecting: Box<Collecting>) -> Flow {
         // A body that is written to a file takes time, which is not the handler's.
-        self.is_current = false;
+        self.turn.is_current = false;
         while !collecting.decoder.is_done() && !self.worker.input.is_empty() {
             let most = collecting.room();
             let input = self.worker.input.unused_mut();
@@ -46,7 +46,7 @@ impl Exchange<'_> {
                 Err(e) => self.refuse_body(&mut collecting.request, &e),
             };
         }
-        let until = collecting.deadline(self.now);
+        let until = collecting.deadline(self.turn.now);
         self.client.progress.stage = ExchangeStage::Body(collecting);
         self.flush()?;
         match self.refill()? {

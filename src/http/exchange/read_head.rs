@@ -51,7 +51,7 @@ impl Exchange<'_> {
         }
         if !self.worker.input.is_empty() {
             if self.is_over() {
-                self.note_head(scan, since.or(Some(self.now)));
+                self.note_head(scan, since.or(Some(self.turn.now)));
                 return ControlFlow::Break(self.requeue());
             }
             let WorkerState { input, heads, .. } = &mut *self.worker;
@@ -67,7 +67,7 @@ impl Exchange<'_> {
 
     fn read_more_of_head(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
         let is_idle = self.worker.input.is_empty() && !self.client.stream.holds_part();
-        let since = if is_idle { None } else { since.or(Some(self.now)) };
+        let since = if is_idle { None } else { since.or(Some(self.turn.now)) };
         self.note_head(scan, since);
         // Answers to earlier requests don't wait for the next one.
         self.flush()?;
@@ -86,7 +86,7 @@ impl Exchange<'_> {
                 ControlFlow::Continue(())
             }
             Filled::Nothing => {
-                let deadline = since.map_or(Deadline::Idle(self.now), |since| {
+                let deadline = since.map_or(Deadline::Idle(self.turn.now), |since| {
                     Deadline::At(since + self.common.timeouts.head)
                 });
                 ControlFlow::Break(self.park(deadline))
@@ -118,13 +118,13 @@ impl Exchange<'_> {
     fn hand_over(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
         let stream = &self.client.stream;
         let is_idle = self.worker.input.is_empty() && !stream.holds_part() && !stream.has_more();
-        let since = if is_idle { None } else { since.or(Some(self.now)) };
+        let since = if is_idle { None } else { since.or(Some(self.turn.now)) };
         self.note_head(scan, since);
         self.flush()?;
         // A request that has started to arrive counts as in flight until the successor has it.
         self.client.guard = since.map(|_| self.worker.wait_group.guard());
         self.client.activity = match since {
-            None => Activity::Idle { since: self.now },
+            None => Activity::Idle { since: self.turn.now },
             Some(_) => Activity::Receiving,
         };
         self.client.buffered = self.worker.input.take();
@@ -140,7 +140,7 @@ impl Exchange<'_> {
             self.client.guard = Some(self.worker.wait_group.guard());
         }
         self.client.served = self.client.served.saturating_add(1);
-        self.served = self.served.saturating_add(1);
+        self.turn.served = self.turn.served.saturating_add(1);
         let handler = &*self.listener_handler.handler.0;
         let mut route = RouteMatch::default();
         add_route(handler, &head.summary.method, head.path(), &mut route);
@@ -158,7 +158,7 @@ impl Exchange<'_> {
     }
 
     fn accept_body(&mut self, head: &mut RequestHead, route: &mut RouteMatch) -> Flow {
-        let started = self.client.progress.moved_since.take().unwrap_or(self.now);
+        let started = self.client.progress.moved_since.take().unwrap_or(self.turn.now);
         let limits = &self.common.limits;
         let limit = route.rules().limits.body_bytes.unwrap_or(limits.body_bytes);
         if !route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {

@@ -41,7 +41,7 @@ impl Exchange<'_> {
             _ => is_to_head(self.worker.input.unused()) || is_to_head(&self.client.buffered),
         };
         if !self.refuse_with_page(refusal, to_head) {
-            let date = self.worker.date.get(self.now);
+            let date = self.worker.date.get(self.turn.now);
             if to_head {
                 encode::refusal_to_head(&mut self.worker.out, refusal, date);
             } else {

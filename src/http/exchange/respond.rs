@@ -31,7 +31,7 @@ impl Exchange<'_> {
     ) -> Flow {
         self.add_error_page(request, response);
         let status = response.status();
-        let mut ending = Ending::of(&mut self.entries, response.extensions_mut(), status, self.now);
+        let mut ending = Ending::of(&mut self.entries, response.extensions_mut(), status, self.turn.now);
         // A replacement is in memory and has a final status, and is never replaced in turn.
         let mut thread = None;
         let framing = loop {
@@ -102,7 +102,7 @@ impl Exchange<'_> {
             headers: response.headers(),
             framing,
             keep_alive,
-            date: self.worker.date.get(self.now),
+            date: self.worker.date.get(self.turn.now),
         };
         head.write(&mut self.worker.out);
         self.worker.counters.response(response.status().as_u16());

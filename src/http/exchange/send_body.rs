@@ -62,7 +62,7 @@ impl Exchange<'_> {
         self.worker.current_request.begin(&sending.head, Instant::now());
         let flow = self.send_pieces(sending);
         self.worker.current_request.end();
-        (self.now, self.is_current) = (Instant::now(), false);
+        (self.turn.now, self.turn.is_current) = (Instant::now(), false);
         self.finish(flow?)
     }
 
@@ -80,9 +80,9 @@ impl Exchange<'_> {
                 Err(e) => return ControlFlow::Break(broken(&e)),
             }
             if !std::mem::take(&mut is_first) && sending.body.has_more() {
-                self.now = Instant::now();
+                self.turn.now = Instant::now();
                 if self.is_over() {
-                    Blocked::requeue(&mut self.client.progress.blocked, taken, self.now);
+                    Blocked::requeue(&mut self.client.progress.blocked, taken, self.turn.now);
                     self.client.progress.stage = ExchangeStage::Response(sending);
                     return ControlFlow::Break(self.requeue());
                 }
