@@ -53,9 +53,6 @@ fn serve(handler: impl Handler, with: &str) -> Result<(), heirloom::Error> {
     if let Some(admin) = work::argument("admin") {
         server = server.admin(admin);
     }
-    if work::argument("policy").as_deref() == Some("keep") {
-        server = server.process(ProcessConfig::new().keep_scheduling_policy());
-    }
     match work::argument("workers") {
         Some(workers) => server.workers(workers.parse().expect("--workers N")).serve(),
         None => server.serve(),

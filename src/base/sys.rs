@@ -97,21 +97,6 @@ pub(crate) fn redirect_stderr(to: RawFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Changes the policy of the calling thread from the default to `SCHED_BATCH`: it does not preempt others when it is woken.
-/// Another policy than the default stays, as does the default if the change is refused.
-pub(crate) fn use_batch_policy() {
-    // Not by the C library: musl's function only returns an error.
-    // SAFETY: it queries the calling thread and has no preconditions.
-    if unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) } != libc::c_long::from(libc::SCHED_OTHER) {
-        return;
-    }
-    // Zeroed, because the fields differ between C libraries.
-    // SAFETY: a sched_param consists of integers, for which zero is valid.
-    let param: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel reads `param`, which lives.
-    let _ = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const param) };
-}
-
 /// A limit of this process. `u64::MAX`: unlimited.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -43,8 +43,6 @@ pub struct ProcessConfig {
     /// None: to be removed.
     pub(crate) variables: Vec<(OsString, Option<OsString>)>,
     pub(crate) raise_nofile: bool,
-    /// Every thread keeps the scheduling policy of the process.
-    pub(crate) keeps_policy: bool,
     pub(crate) above: AboveConfig,
     pub(crate) before_ready: Vec<BeforeReady>,
     pub(crate) hooks: Hooks,
@@ -90,7 +88,6 @@ impl ProcessConfig {
             executable: None,
             variables: Vec::new(),
             raise_nofile: true,
-            keeps_policy: false,
             above: AboveConfig {
                 under_any_parent: false,
                 supervise: false,
@@ -172,16 +169,6 @@ impl ProcessConfig {
     /// takes effect with a new first generation: a successor inherits the limit that its predecessor has raised.
     pub fn raise_nofile(mut self, raise: bool) -> ProcessConfig {
         self.raise_nofile = raise;
-        self
-    }
-
-    /// Keeps the scheduling policy of the process for all of the server's threads. Without this, the thread that accepts
-    /// connections (`heirloom-acceptor`) changes its own policy from the default (`SCHED_OTHER`) to `SCHED_BATCH`, which
-    /// has the same weight: it does not preempt workers when it is woken, and finds several connections when it runs, which
-    /// makes each of them cheaper. Beside other programs that keep its core busy it gives way to them, and accepts some milliseconds
-    /// later. Any other policy that the process has stays in any case.
-    pub fn keep_scheduling_policy(mut self) -> ProcessConfig {
-        self.keeps_policy = true;
         self
     }
 

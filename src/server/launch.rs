@@ -16,7 +16,6 @@ use crate::base::file_budget::FileBudget;
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{self, Escaped, error, info};
 use crate::base::phase::Phase;
-use crate::base::sys;
 use crate::base::threads::spawn_part;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
@@ -240,7 +239,6 @@ fn start<S: Service>(
     check_names(&listen)?;
     let descriptors = launch.share_descriptors(pools.workers.len(), listen.len().max(inherited.len()));
     let Launch { limits, timeouts, handle, process } = launch;
-    let keeps_policy = process.keeps_policy;
     facts.version.clone_from(&process.version);
     let terms = terms(&timeouts, &process.above, &facts);
     let Acquired { listeners, adopted, unlink, outside } =
@@ -267,7 +265,7 @@ fn start<S: Service>(
     let setup = acceptor_setup(&context, listeners.clone(), parts);
     let handle = context.handle.clone();
     let assembly = assemble(context, listeners, queues, workers);
-    let acceptor = start_acceptor(Acceptor::new(setup), keeps_policy, Arc::clone(&handle.shared.inbox))?;
+    let acceptor = start_acceptor(Acceptor::new(setup), Arc::clone(&handle.shared.inbox))?;
     unlink.disarm();
     Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside })
 }
@@ -393,13 +391,9 @@ fn acceptor_setup<P: Portable>(
 /// Starts the thread of the acceptor. If that ends early, the process is aborted.
 fn start_acceptor<P: Portable>(
     acceptor: Acceptor<P>,
-    keeps_policy: bool,
     inbox: Arc<Inbox>,
 ) -> Result<JoinHandle<Result<(), Error>>, Error> {
     let run = move || {
-        if !keeps_policy {
-            sys::use_batch_policy();
-        }
         let outcome = match catch_unwind(AssertUnwindSafe(|| acceptor.run())) {
             Ok(ran) => ran.map_err(Error::system("the acceptor can't wait for events")),
             Err(panic) => Err(Error::new(
@@ -408,7 +402,7 @@ fn start_acceptor<P: Portable>(
             )),
         };
         if let Err(e) = &outcome {
-            // Without the acceptor nothing is accepted and nothing times out.
+            // Without the acceptor nothing times out, and no listener is opened or closed.
             error!("{e}: this process can't continue");
             inbox.event(Event::Abort);
         }

@@ -142,8 +142,7 @@ impl Server {
     }
 
     /// The number of requests handled at once, each on a thread that may block. Default 32; at most 10,000, including workers
-    /// of single listeners. They have the scheduling policy of the process; the thread that accepts connections changes its own,
-    /// unless [`keep_scheduling_policy`](ProcessConfig::keep_scheduling_policy) is called.
+    /// of single listeners.
     ///
     /// Handlers that compute need no more workers than there are cores. Handlers that wait, for a database or another
     /// service, need as many as requests wait at once: requests/s multiplied by the time of a handler. 512 workers instead

@@ -924,25 +924,3 @@ fn a_server_that_fails_to_start_lets_go() {
     expect_error(hello().listen(&name).listen(&busy), ErrorKind::Bind, &[&busy]);
     hello().listen(&name).spawn().unwrap().stop().unwrap();
 }
-
-/// The scheduling policy: batch. Field 41 of a thread's `stat`, counted from the end of its name.
-#[test]
-fn the_acceptor_takes_no_core_from_a_worker() {
-    let policy = |name: &str| {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
-        let all = stats.filter(|stat| stat.contains(name));
-        let policies =
-            all.map(|stat| stat.rsplit(')').next().unwrap().split(' ').nth(39).unwrap().to_owned());
-        policies.collect::<Vec<_>>()
-    };
-    let fixture = Fixture::with(|server| server);
-    fixture.client().expect_kept();
-    if policy("(heirloom-worker").iter().any(|policy| policy != "0") {
-        return skip::skip("the tests run under a policy of their own");
-    }
-    let acceptors = policy("(heirloom-accept");
-    assert!(!acceptors.is_empty());
-    // Other tests start threads meanwhile.
-    assert!(acceptors.iter().any(|policy| policy == "3"), "{acceptors:?}");
-}

@@ -279,7 +279,7 @@ struct Turn {
     /// When it started, the last handler ended, or a body or a response was last continued: precise
     /// enough for deadlines and dates.
     now: Instant,
-    /// Whether the next handler begins at `now`: the last one ended then, or it started, and nothing was read or written
+    /// Whether the next handler begins at `now`: the last one ended then, or the turn started, and nothing was read or written
     /// since except the first bytes of the turn.
     is_current: bool,
 }

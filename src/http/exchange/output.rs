@@ -87,9 +87,10 @@ impl Exchange<'_> {
             After::Keep => self.flush(),
             After::Discard => {
                 let until = self.turn.now + self.common.timeouts.body_stall;
-                if let Some(unread) = self.unread.take() {
-                    self.client.progress.stage = ExchangeStage::Discard { unread, until };
-                }
+                let Some(unread) = self.unread.take() else {
+                    return ControlFlow::Break(self.close(CloseReason::BodyUnread));
+                };
+                self.client.progress.stage = ExchangeStage::Discard { unread, until };
                 ControlFlow::Continue(())
             }
             After::Close(reason) => ControlFlow::Break(self.close(reason)),

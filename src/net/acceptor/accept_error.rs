@@ -1,4 +1,4 @@
-//! What an accept error means. None ends the acceptor: the next connection is accepted at once, or after a pause.
+//! What an accept error means. None ends the accepting: the next connection is accepted at once, or after a pause.
 
 use std::fmt::Display;
 use std::io;

@@ -1,8 +1,8 @@
 //! The role of accepting: the thread that has the lock of the listeners accepts.
 //!
 //! That is a worker that waits for events: a listener is registered with the epoll of the pool that serves it, so that a new
-//! connection costs no thread switch. Where no worker waits, the acceptor collects these events too. It alone opens, pauses and
-//! closes listeners, under the same lock: nothing is accepted from a listener after that.
+//! connection costs no thread switch. Where no worker waits, the acceptor collects these events at its ticks. It alone opens,
+//! pauses and closes listeners, under the same lock: nothing is accepted from a listener after that.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,6 +12,7 @@ use super::factory::{Factory, Origin};
 use super::listeners::Listeners;
 use super::parking::Parking;
 use super::ticks::Ticking;
+use crate::base::close_reason::CloseReason;
 use crate::base::limits::Limits;
 use crate::base::status::Counters;
 use crate::base::sync::lock;
@@ -21,11 +22,14 @@ use crate::net::listener::Listener;
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
 
+/// Refused connections that wait for the acceptor, at most.
+const MOST_REFUSED: usize = 64;
+
 pub(crate) struct Accepting<P> {
     listeners: Mutex<Listeners>,
     pub(crate) factory: Factory,
     per_peer: Option<usize>,
-    /// Counted only under the lock of the listeners.
+    /// Those of the thread that has the lock of the listeners.
     counters: Arc<Counters>,
     refused: Mutex<Vec<Refused<P>>>,
     /// The acceptor times connections out.
@@ -45,12 +49,16 @@ pub(super) struct NewSocket {
 }
 
 /// A connection that was accepted, and that the acceptor is to end.
-pub(super) enum Refused<P> {
-    /// Its peer has too many.
-    PeerLimit(Box<Connection<P>>),
-    /// Its peer is not a trusted proxy.
-    #[cfg(feature = "proxy")]
-    Stranger(Box<Connection<P>>),
+pub(super) struct Refused<P> {
+    /// Its peer has too many connections, or is not a trusted proxy.
+    pub(super) reason: CloseReason,
+    pub(super) connection: Box<Connection<P>>,
+}
+
+impl<P> Accepting<P> {
+    pub(super) fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        lock(&self.listeners)
+    }
 }
 
 impl<P: Portable> Accepting<P> {
@@ -68,10 +76,6 @@ impl<P: Portable> Accepting<P> {
             refused: Mutex::default(),
             ticking: Ticking::new(),
         }
-    }
-
-    pub(super) fn listeners(&self) -> MutexGuard<'_, Listeners> {
-        lock(&self.listeners)
     }
 
     /// Accepts the clients that wait at the listener with that number.
@@ -101,17 +105,32 @@ impl<P: Portable> Accepting<P> {
         let at = (slot, place);
         let (connection, of_peer) =
             self.factory.make(parking, stream, at, Origin::Accepted(peer), P::default());
-        let refused = match () {
+        let reason = match () {
             #[cfg(feature = "proxy")]
             () if connection.conn_info.awaits_proxy_header && !connection.conn_info.trusts_peer() => {
-                Refused::Stranger(connection)
+                CloseReason::ProxyHeader
             }
-            () if self.per_peer.is_some_and(|most| of_peer > most) => Refused::PeerLimit(connection),
+            () if self.per_peer.is_some_and(|most| of_peer > most) => CloseReason::PeerLimit,
             () => return Some(connection),
         };
-        lock(&self.refused).push(refused);
-        parking.wake();
+        self.refuse(Refused { reason, connection }, parking);
         None
+    }
+
+    /// Leaves it to the acceptor, which answers it and reads what its client sends, so that the answer arrives. Those that are left
+    /// count as open, so beyond a number they are closed at once.
+    fn refuse(&self, refused: Refused<P>, parking: &Parking<P>) {
+        let mut left = lock(&self.refused);
+        if left.len() < MOST_REFUSED {
+            left.push(refused);
+            drop(left);
+            return parking.wake();
+        }
+        drop(left);
+        let Refused { reason, connection } = refused;
+        self.counters.ends(reason, || connection.about(String::new()));
+        self.counters.closed(reason);
+        parking.close(connection);
     }
 
     pub(super) fn take_refused(&self) -> Vec<Refused<P>> {
@@ -230,7 +249,8 @@ mod tests {
         server.parking.slots.release(accepted.pop().unwrap().slot);
         server.accepting.listeners().note_ends(&server.parking);
         assert!(server.turn(EpollTimeout::NONE).unwrap().is_empty());
-        assert!(matches!(server.accepting.take_refused()[..], [Refused::PeerLimit(_)]));
+        let refused = server.accepting.take_refused();
+        assert!(matches!(refused[..], [Refused { reason: CloseReason::PeerLimit, .. }]));
         let mut stats = Stats::new(1, Phase::Serving);
         server.all_counters.add_up(&mut stats);
         assert_eq!(stats.accepted, 2);

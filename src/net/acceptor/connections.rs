@@ -45,14 +45,14 @@ pub(crate) struct Connections<P> {
 
 impl<P: Portable> Connections<P> {
     pub(crate) fn new(setup: Setup<P>) -> Connections<P> {
-        let counters = setup.all_counters.register();
-        let accepting = Accepting::new(setup.listeners, &setup.limits, setup.process, Arc::clone(&counters));
+        let of_accepts = setup.all_counters.register();
+        let accepting = Accepting::new(setup.listeners, &setup.limits, setup.process, of_accepts);
         let accepting = setup.parking.accept_by(Arc::new(accepting));
         Connections {
             accepting,
             parking: setup.parking,
             pools: Pools::new(setup.queues),
-            counters,
+            counters: setup.all_counters.register(),
             busy: setup.busy,
             queue_wait: setup.queue_wait,
             #[cfg(feature = "proxy")]
@@ -76,11 +76,11 @@ impl<P: Portable> Connections<P> {
 
     /// Ends the connections that were accepted and are refused.
     pub(super) fn end_refused(&mut self) {
-        for refused in self.accepting.take_refused() {
-            match refused {
-                Refused::PeerLimit(connection) => self.turn_away(connection),
+        for Refused { reason, connection } in self.accepting.take_refused() {
+            match reason {
                 #[cfg(feature = "proxy")]
-                Refused::Stranger(connection) => self.turn_stranger_away(connection),
+                CloseReason::ProxyHeader => self.turn_stranger_away(connection),
+                _ => self.turn_away(connection),
             }
         }
     }
@@ -100,15 +100,24 @@ impl<P: Portable> Connections<P> {
         self.pools.push_batches();
     }
 
-    /// Queues the connections of a pool that are ready now: also many, since new connections, which are queued at once, would
-    /// overtake those that are left.
+    /// Queues the connections of a pool that are ready now, and accepts for it. Several rounds, because one takes few of each; if
+    /// more may be left, the next look continues.
     pub(super) fn collect(&mut self, pool: usize) {
+        let more = self.collect_some(pool);
+        self.pools.set_unfinished(pool, more);
+    }
+
+    /// Whether more may be left.
+    fn collect_some(&mut self, pool: usize) -> bool {
         let parking = Arc::clone(&self.parking);
         let mut room = NO_EVENTS;
         for _ in 0..COLLECTS_PER_TURN {
             let events = match parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, &mut room) {
                 Ok(events) => events,
-                Err(e) => return error!("the acceptor can't collect events: {e}"),
+                Err(e) => {
+                    error!("the acceptor can't collect events: {e}");
+                    return false;
+                }
             };
             let mut has_new = false;
             for event in events {
@@ -126,9 +135,10 @@ impl<P: Portable> Connections<P> {
                 }
             }
             if events.len() < EVENTS && !has_new {
-                return;
+                return false;
             }
         }
+        true
     }
 
     fn take_event(&mut self, connection: Box<Connection<P>>) {

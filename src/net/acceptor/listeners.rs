@@ -51,6 +51,16 @@ struct Polled {
     stays: bool,
 }
 
+/// What an accept came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Accepted,
+    /// It failed because of one connection. The next one may succeed.
+    Failed,
+    /// Nobody waits, or accepting pauses.
+    Over,
+}
+
 impl Polled {
     /// Admin listeners accept even at the connection limit, and so do clients that wait on a listener that is being closed
     /// would be reset.
@@ -111,8 +121,10 @@ impl Listeners {
         let is_polled = |polled: &Polled| polled.place == place && polled.is_polled;
         let Some(index) = self.all.iter().position(is_polled) else { return };
         let waiting = self.all.get(index).and_then(|polled| polled.listener.waiting());
-        let waiting = waiting.unwrap_or(usize::MAX).max(1);
-        for _ in 0..waiting.min(ACCEPTS_PER_TURN) {
+        // A stack that does not count those of a listener may report none.
+        let waiting = waiting.filter(|waiting| *waiting > 0).unwrap_or(usize::MAX);
+        let mut left = waiting.min(ACCEPTS_PER_TURN);
+        while left > 0 {
             let Some(polled) = self.all.get_mut(index) else { return };
             if !polled.has_reserve() && parking.counts.of_listener(place) >= self.per_listener {
                 polled.is_full = true;
@@ -125,8 +137,11 @@ impl Listeners {
                 self.log_full(&format!("{} connections", self.limit));
                 return self.poll(parking);
             }
-            if !self.accept_one(index, parking, &mut take) {
-                return;
+            match self.accept_one(index, parking, &mut take) {
+                Outcome::Accepted => left -= 1,
+                // The client that waits may not be the one that it concerned, and no other event would report it.
+                Outcome::Failed => {}
+                Outcome::Over => return,
             }
         }
         if waiting > ACCEPTS_PER_TURN {
@@ -153,25 +168,25 @@ impl Listeners {
         }
     }
 
-    /// Accepts one connection. False when no more can be accepted now.
+    /// Accepts one connection.
     fn accept_one<P>(
         &mut self,
         index: usize,
         parking: &Parking<P>,
         take: &mut impl FnMut(NewSocket),
-    ) -> bool {
-        let Some(polled) = self.all.get(index) else { return false };
+    ) -> Outcome {
+        let Some(polled) = self.all.get(index) else { return Outcome::Over };
         let Some(slot) = parking.slots.claim() else {
             self.pauses.begin("the reserve of connection slots is used up");
             self.poll(parking);
-            return false;
+            return Outcome::Over;
         };
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.pauses.note_success();
                 let place = (polled.place, polled.listener.config.handler_index);
                 take(NewSocket { stream, peer, slot, place });
-                true
+                Outcome::Accepted
             }
             Err(e) => {
                 parking.unclaim(slot);
@@ -179,7 +194,7 @@ impl Listeners {
                 if self.pauses.until().is_some() {
                     self.poll(parking);
                 }
-                again
+                if again { Outcome::Failed } else { Outcome::Over }
             }
         }
     }
@@ -261,7 +276,7 @@ impl Listeners {
         let is_due = |polled: &Polled| polled.closing.is_some_and(|until| until <= now);
         while let Some(index) = self.all.iter().position(is_due) {
             if self.pauses.until().is_none() {
-                while self.accept_one(index, parking, &mut take) {}
+                while self.accept_one(index, parking, &mut take) != Outcome::Over {}
             }
             if self.pauses.until().is_some() {
                 // The waiting clients would be reset, so they are accepted when there is room.

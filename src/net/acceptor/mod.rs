@@ -2,9 +2,6 @@
 //! transfers connections to a successor and watches busy pools. It waits neither for new connections nor for the bytes of
 //! others, because the workers do (`accepting`); it does both for a pool whose workers are all busy. It parses no HTTP and never
 //! runs the user's code.
-//!
-//! It runs under the scheduling policy "batch", unless the program keeps that of the process
-//! (`ProcessConfig::keep_scheduling_policy`, which has the reasons).
 
 mod accept_error;
 mod accepting;
@@ -93,6 +90,13 @@ pub(crate) struct Acceptor<P> {
     report: Report,
 }
 
+/// However it ends, no worker accepts afterwards.
+impl<P> Drop for Acceptor<P> {
+    fn drop(&mut self) {
+        self.connections.accepting.listeners().leave_all(&self.connections.parking);
+    }
+}
+
 impl<P: Portable> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
         let (limit, counters) = (setup.limits.connections, setup.all_counters.clone());
@@ -138,7 +142,13 @@ impl<P: Portable> Acceptor<P> {
         };
         // A transfer may have to be tried again although no connection is open here.
         let parking = &self.connections.parking;
-        let has_to_tick = || soon.is_some() || self.transfers.are_open() || parking.open() > 0;
+        // Where no worker waits for events, this thread collects them.
+        let has_to_tick = || {
+            soon.is_some()
+                || self.transfers.are_open()
+                || parking.open() > 0
+                || !self.connections.pools.are_polled()
+        };
         let ticks = self.connections.accepting.ticking.decide(has_to_tick);
         let sweep = ticks.then_some(self.next_sweep);
         let end = || self.connections.accepting.listeners().next_tick();
@@ -222,7 +232,6 @@ impl<P: Portable> Acceptor<P> {
                 self.connections.pools.queues().for_each(|queue| queue.probe_next(progressed()));
             }
             AcceptorCommand::Stop => {
-                accepting.listeners().leave_all(&parking);
                 self.transfers.send_counts();
                 self.connections.cut_all();
                 return ControlFlow::Break(());

@@ -25,6 +25,8 @@ struct PoolQueue<P> {
     watchdog: PoolWatch,
     /// Whether to look again soon.
     watched: bool,
+    /// Events were left when some were collected.
+    is_unfinished: bool,
     /// Whether a worker is free, if that was asked since the last batch was pushed.
     has_free_worker: Option<bool>,
     busy_log: BusyLog,
@@ -37,6 +39,7 @@ impl<P> Pools<P> {
             batch: Vec::new(),
             watchdog: PoolWatch::new(Instant::now()),
             watched: false,
+            is_unfinished: false,
             has_free_worker: None,
             busy_log: BusyLog::default(),
         };
@@ -66,13 +69,25 @@ impl<P> Pools<P> {
     pub(super) fn look(&mut self, pool: usize, now: Instant) -> bool {
         let Some(pool) = self.0.get_mut(pool) else { return false };
         let decision = pool.queue.look(&mut pool.watchdog, now);
+        let unfinished = std::mem::take(&mut pool.is_unfinished);
         pool.watched = decision.watch;
-        decision.collect
+        decision.collect || (unfinished && !pool.queue.is_polled())
     }
 
     /// Whether to look again soon.
     pub(super) fn are_watched(&self) -> bool {
-        self.0.iter().any(|pool| pool.watched)
+        self.0.iter().any(|pool| pool.watched || pool.is_unfinished)
+    }
+
+    pub(super) fn set_unfinished(&mut self, pool: usize, is_unfinished: bool) {
+        if let Some(pool) = self.0.get_mut(pool) {
+            pool.is_unfinished = is_unfinished;
+        }
+    }
+
+    /// Whether a worker of each pool waits for events.
+    pub(super) fn are_polled(&self) -> bool {
+        self.0.iter().all(|pool| pool.queue.is_polled())
     }
 
     /// The pools whose workers have all been busy for long while connections wait, if the log is to say so now.

@@ -40,7 +40,7 @@
 //!
 //! System calls for a request (`strace -c -f`) are as before with 1 connection (3.10) and 16 (2.11); with 50 requests/s they
 //! are 8.1 instead of 11.8, and on two cores thread switches are 1.3 instead of 6.3. What it loses: where all workers are in
-//! handlers for long, the acceptor sees events up to 250 ms late, which moves a 503 for `queue_wait` by as much. No
+//! handlers for long, the acceptor sees events, and accepts new clients, up to 250 ms late, which moves a 503 for `queue_wait` by as much. No
 //! worker could have served them meanwhile.
 //!
 //! **A batch wakes one worker, and looks bound the wait of the rest.** Bare prototypes with a fixed answer and 16 workers,

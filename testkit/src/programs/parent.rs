@@ -1,5 +1,5 @@
 //! A server whose handlers start programs, and which stays after `serve`: `--listen ADDR
-//! [--probation-ms N] [--linger] [--keep-nofile] [--keep-policy]`. As `parent describe HOW WHAT` it describes its children in the same way,
+//! [--probation-ms N] [--linger] [--keep-nofile]`. As `parent describe HOW WHAT` it describes its children in the same way,
 //! without being a server.
 
 use std::fs::File;
@@ -35,10 +35,7 @@ pub(super) fn main(args: &[String]) -> MainResult {
             description(name("how"), name("what")).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))
         });
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
-    let mut process = ProcessConfig::new().raise_nofile(!has("--keep-nofile"));
-    if has("--keep-policy") {
-        process = process.keep_scheduling_policy();
-    }
+    let process = ProcessConfig::new().raise_nofile(!has("--keep-nofile"));
     let outcome = Server::new(router)
         .listen(after("--listen").ok_or("--listen ADDR")?)
         .timeouts(Timeouts::new().probation(Duration::from_millis(probation)))

@@ -123,6 +123,9 @@ fn what_has_befallen_another_is_passed_over() {
         let left = fs::read_to_string(&faulty.fault).unwrap();
         assert_eq!(left.trim_end(), format!("{error} 0"), "all of them came");
     }
+    // One that took nobody from the queue, and nobody comes later: no event reports the client again.
+    faulty.fail(libc::EPERM, 1);
+    assert!(faulty.asking(1).remove(0).answer().is_ok());
     assert_eq!(server.count("can't accept"), 0);
     server.stop();
 }

@@ -190,20 +190,18 @@ fn policies(pid: Pid, name: &str) -> Vec<i32> {
     stats.filter_map(of).collect()
 }
 
-/// As docs/configuration.md says: only the acceptor has another policy than the process, unless that is switched off.
 #[test]
-fn the_scheduling_policy_is_kept_as_documented() {
-    for (flags, of_acceptor) in [(&[][..], libc::SCHED_BATCH), (&["--keep-policy"][..], libc::SCHED_OTHER)] {
-        // Whatever policy the tests have.
-        let words = [&["--other", "0", TESTKIT, "parent", "--listen", "127.0.0.1:0"], flags].concat();
-        let server = Proc::start_as_said("chrt", &words);
+fn all_threads_keep_the_scheduling_policy_of_the_process() {
+    for (flag, policy) in [("--other", libc::SCHED_OTHER), ("--batch", libc::SCHED_BATCH)] {
+        let server = Proc::start_as_said("chrt", &[flag, "0", TESTKIT, "parent", "--listen", "127.0.0.1:0"]);
         for generation in 1..=2 {
             // A thread that serves has its name and its policy.
             server.get("/pid").ok();
-            let policies = |name| policies(server.newest(), name);
-            assert_eq!(policies("heirloom-accept"), [of_acceptor], "{flags:?}, generation {generation}");
-            let of_workers = policies("heirloom-worker");
-            assert!(!of_workers.is_empty() && of_workers.iter().all(|policy| *policy == libc::SCHED_OTHER));
+            for name in ["heirloom-accept", "heirloom-worker"] {
+                let policies = policies(server.newest(), name);
+                let all_keep_it = !policies.is_empty() && policies.iter().all(|one| *one == policy);
+                assert!(all_keep_it, "{flag}, {name}, generation {generation}: {policies:?}");
+            }
             server.handover();
         }
         server.stop();
