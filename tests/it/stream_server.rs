@@ -221,6 +221,28 @@ fn busy_is_sent_to_clients_that_get_no_thread() {
     running.stop().unwrap();
 }
 
+/// No connection is open while the program does something else, so nothing but the new client wakes the acceptor.
+#[test]
+fn busy_is_sent_while_no_connection_is_open() {
+    let timeouts = Timeouts::new().queue_wait(Duration::from_secs(1));
+    let (release, held) = channel::<()>();
+    let running = StreamServer::new()
+        .listen("127.0.0.1:0")
+        .timeouts(timeouts)
+        .busy("BUSY\n")
+        .spawn(move |mut incoming| {
+            drop(incoming.next());
+            let _ = held.recv();
+            incoming.for_each(drop);
+        })
+        .unwrap();
+    assert_eq!(rest(&connect(&running)), "");
+    eventually("it is closed", || running.handle().stats().open == 0);
+    assert_eq!(rest(&connect(&running)), "BUSY\n");
+    drop(release);
+    running.stop().unwrap();
+}
+
 #[test]
 fn a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
