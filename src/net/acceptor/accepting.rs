@@ -105,16 +105,16 @@ impl<P: Portable> Accepting<P> {
         let at = (slot, place);
         let (connection, of_peer) =
             self.factory.make(parking, stream, at, Origin::Accepted(peer), P::default());
-        let reason = match () {
-            #[cfg(feature = "proxy")]
-            () if connection.conn_info.awaits_proxy_header && !connection.conn_info.trusts_peer() => {
-                CloseReason::ProxyHeader
-            }
-            () if self.per_peer.is_some_and(|most| of_peer > most) => CloseReason::PeerLimit,
-            () => return Some(connection),
-        };
-        self.refuse(Refused { reason, connection }, parking);
-        None
+        #[cfg(feature = "proxy")]
+        if connection.conn_info.awaits_proxy_header && !connection.conn_info.trusts_peer() {
+            self.refuse(Refused { reason: CloseReason::ProxyHeader, connection }, parking);
+            return None;
+        }
+        if self.per_peer.is_some_and(|most| of_peer > most) {
+            self.refuse(Refused { reason: CloseReason::PeerLimit, connection }, parking);
+            return None;
+        }
+        Some(connection)
     }
 
     /// Leaves it to the acceptor, which answers it and reads what its client sends, so that the answer arrives. Those that are left
@@ -230,6 +230,22 @@ mod tests {
         let _late = server.connect();
         assert!(server.turn(EpollTimeout::ZERO).is_none());
         assert!(server.parking.accept(0).is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_refused_connections_is_closed_at_once() {
+        let limits = Limits { connections_per_peer: Some(1), ..Limits::default() };
+        let server = server("127.0.0.1:0", &limits);
+        let clients: Vec<TcpStream> = (0..MOST_REFUSED + 6).map(|_| server.connect()).collect();
+        let mut accepted = Vec::new();
+        let mut stats = Stats::new(1, Phase::Serving);
+        while stats.accepted < clients.len() as u64 {
+            accepted.extend(server.turn(EpollTimeout::NONE).unwrap());
+            server.all_counters.add_up(&mut stats);
+        }
+        // Each that is closed leaves its peer's count, but the first one and those that wait for the acceptor are more than one.
+        assert_eq!((accepted.len(), server.accepting.take_refused().len()), (1, MOST_REFUSED));
+        assert_eq!(server.parking.open(), 1 + MOST_REFUSED, "the others are closed");
     }
 
     #[test]

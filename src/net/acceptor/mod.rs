@@ -135,10 +135,12 @@ impl<P: Portable> Acceptor<P> {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let soon = match () {
-            () if self.connections.some_linger() => Some(EpollTimeout::ZERO),
-            () if self.connections.pools.are_watched() => EpollTimeout::try_from(LOOK).ok(),
-            () => None,
+        let soon = if self.connections.some_linger() {
+            Some(EpollTimeout::ZERO)
+        } else if self.connections.pools.are_watched() {
+            EpollTimeout::try_from(LOOK).ok()
+        } else {
+            None
         };
         // A transfer may have to be tried again although no connection is open here.
         let parking = &self.connections.parking;
