@@ -9,8 +9,14 @@ fn two_hundred_generations_leak_nothing() {
     let path = folder.path().join("socket");
     let server = kitchen_sink!("--probation-ms", "0", "--unix", path.to_str().unwrap(), "--workers", "4");
     let named = |threads: &[String]| threads.iter().filter(|name| name.starts_with("heirloom-")).count() == 6;
-    until("every thread has its name", || named(&server.facts(server.pid()).threads));
-    let Facts { threads, fds, .. } = server.facts(server.pid());
+    let first = || server.facts(server.pid());
+    // The kernel's tables of sockets change while they are read, so that one listener may be missing.
+    let mut start = first();
+    until("two listeners, and threads with their names", || {
+        start = first();
+        named(&start.threads) && start.listeners.len() == 2
+    });
+    let Facts { threads, fds, listeners, .. } = start;
     let at_rest = fds.len();
     // Without the connection of this request, and the channels of the predecessor.
     let settled = || -> Facts {
@@ -18,6 +24,7 @@ fn two_hundred_generations_leak_nothing() {
         let now = || server.facts(server.newest());
         // A thread names itself once it runs.
         until("a generation at rest", || now().fds.len() == at_rest && now().threads == threads);
+        until("the listeners of the first generation", || now().listeners == listeners);
         now()
     };
     let server_started_with = server.facts(server.pid()).leaky;
@@ -34,7 +41,6 @@ fn two_hundred_generations_leak_nothing() {
         assert_eq!(now.leaky, server_started_with, "generation {generation}");
         assert_eq!(now.kinds_of_fds(), second.kinds_of_fds(), "generation {generation}: {:?}", now.fds);
         assert_eq!(now.environ, second.environ, "generation {generation}");
-        assert_eq!(now.listeners, second.listeners, "generation {generation}");
         assert_eq!(now.zombies, [0; 0], "generation {generation}");
         resident.push(now.resident_kib);
     }
