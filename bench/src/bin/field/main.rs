@@ -7,6 +7,7 @@ mod run;
 mod scenarios;
 mod syscalls;
 mod tables;
+mod turns;
 
 use heirloom_bench::machine::{has, quiet, raise_descriptors};
 use heirloom_bench::{Error, work};
@@ -21,7 +22,7 @@ const USAGE: &str = "field [--quick] [--only PEER,...] [--scenarios ID,...] [--r
 [--server NAME=COMMAND]... [--server-cpus 0] [--client-cpus 1] [--patience SECONDS]
 [--rate N] [--fixed-peers heirloom,hyper] [--list]
 Peers, ids and parts of a run: --list. --quick is --seconds 1. {addr} in COMMAND becomes the address to listen on.
-Any ID-unpinned is that scenario on all cores; small is a set of ten. Besides scenarios there are syscalls and fixed.";
+Any ID-unpinned is that scenario on all cores; small is a set of ten. Besides scenarios there are syscalls, fixed and turns.";
 
 struct Options {
     only: Vec<String>,
@@ -201,7 +202,7 @@ fn main() -> Result<(), Error> {
         [] => scenarios::usual(),
         ids => ids.iter().filter_map(|id| scenarios::find(id)).collect(),
     };
-    let known = |id: &str| scenarios::find(id).is_some() || id == "syscalls" || id == "fixed";
+    let known = |id: &str| scenarios::find(id).is_some() || ["syscalls", "fixed", "turns"].contains(&id);
     if let Some(unknown) = options.scenarios.iter().find(|id| !known(id)) {
         return Err(format!("no scenario {unknown}\n{USAGE}").into());
     }
@@ -209,6 +210,7 @@ fn main() -> Result<(), Error> {
         peers.iter().for_each(|peer| println!("peer {}", peer.name));
         scenarios.iter().for_each(|scenario| println!("scenario {}: {}", scenario.id, scenario.title));
         println!("part syscalls: system calls for a request\npart fixed: latencies at a fixed rate");
+        println!("part turns: CPU for a request on kept connections, in short turns");
         return Ok(());
     }
 
@@ -233,6 +235,9 @@ fn main() -> Result<(), Error> {
     }
     if wants("fixed") {
         fixed::table(&options, &peers)?;
+    }
+    if wants("turns") {
+        turns::table(&options.bench, &peers)?;
     }
     tables::summary(&peers, &outcomes);
     eprintln!("field: {:.1} minutes in all", started.elapsed().as_secs_f64() / 60.0);
