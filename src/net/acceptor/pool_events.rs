@@ -15,6 +15,7 @@ use std::sync::Arc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::accepting::Accepted;
 use super::parking::Parking;
 use crate::base::sys::epoll_wait;
 use crate::net::connection::{Cause, Portable, Ready};
@@ -102,23 +103,38 @@ where
     Box::new(PoolEvents { parking: Arc::clone(parking), pool })
 }
 
+impl<P: Portable> PoolEvents<P> {
+    /// Accepts from the listeners among the sources of these events. Whether an interrupt is among them, and the new connections.
+    #[inline(never)]
+    fn take_special(&self, events: &[EpollEvent]) -> (bool, Accepted<P>) {
+        let (mut is_interrupted, mut accepted) = (false, Vec::new());
+        for event in events {
+            match PoolEvent::of(event) {
+                PoolEvent::Connection => {}
+                PoolEvent::Interrupt => is_interrupted = true,
+                PoolEvent::Listener(place) => accepted.append(&mut self.parking.accept(place)),
+            }
+        }
+        (is_interrupted, accepted)
+    }
+}
+
 impl<P: Portable> Events<Ready<P>> for PoolEvents<P> {
     fn wait<'q>(&self, queue: &'q Queue<Ready<P>>) -> io::Result<Polled<'q, Ready<P>>> {
         let poller = self.parking.poller_of_pool(self.pool);
         let mut room = NO_EVENTS;
         loop {
             let events = poller.wait(EpollTimeout::NONE, &mut room)?;
-            let mut is_over = events.is_empty();
-            let mut accepted = Vec::new();
-            for event in events {
-                match PoolEvent::of(event) {
-                    PoolEvent::Connection => {}
-                    PoolEvent::Interrupt => is_over = true,
-                    PoolEvent::Listener(place) => accepted.append(&mut self.parking.accept(place)),
-                }
+            let is_special = |event: &EpollEvent| PoolEvent::of(event) != PoolEvent::Connection;
+            let (mut is_over, mut accepted) = (events.is_empty(), Vec::new());
+            if events.iter().any(is_special) {
+                (is_over, accepted) = self.take_special(events);
             }
-            let ready = events.iter().filter_map(|event| self.parking.take_ready(event));
-            let mut ready = ready.chain(accepted).peekable();
+            let mut ready = events.iter().filter_map(|event| self.parking.take_ready(event)).peekable();
+            if !accepted.is_empty() {
+                let ready = ready.chain(accepted);
+                return Ok(queue.end_poll(ready.map(|one| Ready::new(one, Cause::Event))));
+            }
             // The events of connections that other workers have are kept in their slots.
             if ready.peek().is_some() || is_over || queue.has_waiting() {
                 return Ok(queue.end_poll(ready.map(|one| Ready::new(one, Cause::Event))));
