@@ -125,7 +125,9 @@ impl<P: Portable> Connections<P> {
                     PoolEvent::Interrupt => {}
                     PoolEvent::Listener(place) => {
                         has_new = true;
-                        self.queue_new(self.accepting.accept(place, &parking));
+                        let mut accepted = Vec::new();
+                        parking.accept(place, &mut accepted);
+                        self.queue_new(accepted);
                     }
                     PoolEvent::Connection => {
                         if let Some(connection) = parking.take_ready(event) {

@@ -248,14 +248,17 @@ impl<P: Portable> Acceptor<P> {
         let parking = Arc::clone(&self.connections.parking);
         let accepting = Arc::clone(&self.connections.accepting);
         let is_draining = parking.drain.has_started();
-        parking.wakes_on_end.store(is_draining || accepting.listeners().wait_for_ends(), Ordering::SeqCst);
-        accepting.listeners().note_ends(&parking);
+        let mut listeners = accepting.listeners();
+        parking.wakes_on_end.store(is_draining || listeners.wait_for_ends(), Ordering::SeqCst);
+        listeners.note_ends(&parking);
         let is_over = is_draining
             && !self.is_drained
-            && !accepting.listeners().are_closing()
+            && !listeners.are_closing()
             && parking.open() == 0
             && self.transfers.all_arrived();
-        if is_over && accepting.listeners().close_rest(&parking) {
+        let is_over = is_over && listeners.close_rest(&parking);
+        drop(listeners);
+        if is_over {
             self.is_drained = true;
             // A request on a connection that came later would be answered after the program's `on_exit`.
             self.transfers.stop_receiving(&self.connections);

@@ -135,12 +135,14 @@ impl<P> Parking<P> {
         Arc::clone(self.accepting.get_or_init(|| accepting))
     }
 
-    /// Accepts the clients that wait at the listener with that number.
-    pub(super) fn accept(&self, listener: usize) -> Accepted<P>
+    /// Accepts the clients that wait at the listener with that number, and adds their connections.
+    pub(super) fn accept(&self, listener: usize, accepted: &mut Accepted<P>)
     where
         P: Portable,
     {
-        self.accepting.get().map_or_else(Vec::new, |accepting| accepting.accept(listener, self))
+        if let Some(accepting) = self.accepting.get() {
+            accepting.accept(listener, self, accepted);
+        }
     }
 
     /// Takes the connection of an event, if it is parked.

@@ -112,7 +112,7 @@ impl<P: Portable> PoolEvents<P> {
             match PoolEvent::of(event) {
                 PoolEvent::Connection => {}
                 PoolEvent::Interrupt => is_interrupted = true,
-                PoolEvent::Listener(place) => accepted.append(&mut self.parking.accept(place)),
+                PoolEvent::Listener(place) => self.parking.accept(place, &mut accepted),
             }
         }
         (is_interrupted, accepted)

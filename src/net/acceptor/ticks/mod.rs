@@ -40,8 +40,8 @@ impl Ticking {
         Ticking(AtomicBool::new(false))
     }
 
-    /// For the acceptor, before it waits: whether it wakes at the next tick. `has_to` is called when the flag is cleared: what
-    /// becomes true after that call is followed by an [`is_off`](Ticking::is_off) that is true.
+    /// For the acceptor, before it waits: whether it wakes at the next tick, because `has_to` says so. A thread that opens a
+    /// connection which `has_to` does not see yet finds [`is_off`](Ticking::is_off) true afterwards, and wakes the acceptor.
     pub(super) fn decide(&self, has_to: impl FnOnce() -> bool) -> bool {
         // Both sides exchange the value, so that the later one knows what the earlier one did before.
         self.0.swap(false, Ordering::AcqRel);
